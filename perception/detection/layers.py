@@ -1,0 +1,64 @@
+"""Building blocks shared by the detector's networks: the norm policy, conv-norm-ReLU, the residual basic block."""
+
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+
+NORMS = ("BN", "GN", "SyncBN")
+
+
+def make_norm(norm: str, channels: int) -> nn.Module:
+    """The normalisation layer of every network here.
+
+    "BN": per-process batch statistics, right from about 4 samples a process upwards. "SyncBN": the same over all
+    processes (CUDA; on the CPU torch refuses it once more than one process runs). "GN": no batch statistics, for small
+    batches; the number of groups is the largest divisor of `channels` up to 32 that leaves at least 4 channels a group
+    (or 1). Raises ConfigError for other names.
+    """
+    if norm == "BN":
+        return nn.BatchNorm2d(channels)
+    if norm == "SyncBN":
+        return nn.SyncBatchNorm(channels)
+    if norm == "GN":
+        groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
+        return nn.GroupNorm(groups, channels)
+    raise ConfigError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+
+
+def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, *, dilation: int = 1, norm: str = "BN") -> nn.Sequential:
+    """Convolution without bias that keeps the map's size (stride 1), norm, ReLU."""
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
+        make_norm(norm, outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class BasicBlock(nn.Module):
+    """ReLU(x' + norm(conv3x3(ReLU(norm(conv3x3(x)))))), x' = x or, with `project`, a plain 3x3 convolution of x.
+
+    (B, inputs, H, W) -> (B, outputs, H / stride, W / stride). The norm-free 3x3 shortcut is the released code's.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, project: bool = False, norm: str = "BN"):
+        super().__init__()
+        project = project or stride != 1 or inputs != outputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = make_norm(norm, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = make_norm(norm, outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 3, stride, 1) if project else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+        return self.relu(residual + self.shortcut(x))
+
+
+def residual_stage(inputs: int, outputs: int, blocks: int, *, stride: int = 1, norm: str = "BN") -> nn.Sequential:
+    """`blocks` basic blocks; the first one strides and always has the 3x3 convolution in its shortcut."""
+    if blocks < 1:
+        raise ConfigError(f"blocks={blocks}: a residual stage needs at least one block")
+    first = BasicBlock(inputs, outputs, stride=stride, project=True, norm=norm)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, norm=norm) for _ in range(blocks - 1)))
