@@ -11,6 +11,18 @@ from common.errors import ConfigError
 Axis = tuple[float, float, float]
 
 
+class _Buildable:
+    @classmethod
+    def build(cls, config):
+        """The object of a config dictionary (its `type` is ignored); an object passes through."""
+        if isinstance(config, cls):
+            return config
+        try:
+            return cls(**{key: value for key, value in config.items() if key != "type"})
+        except TypeError as error:
+            raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
 def _count(name: str, low: float, high: float, cell: float) -> int:
     n = (high - low) / cell
     if n < 0.5 or abs(n - round(n)) > 1e-6:
@@ -21,8 +33,8 @@ def _count(name: str, low: float, high: float, cell: float) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridSpec:
-    """BEV grid in the `bev` frame; each axis is (low, high, cell) in metres. z is one slab unless its cell is smaller."""
+class GridSpec(_Buildable):
+    """BEV grid in the `bev` frame; each axis is (low, high, cell) in metres. By default z is one slab."""
 
     x: Axis
     y: Axis
@@ -56,7 +68,7 @@ class GridSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthBins:
+class DepthBins(_Buildable):
     """Depth bins along the camera's z axis, in metres: bin k covers [low + k*step, low + (k+1)*step)."""
 
     low: float = 1.0

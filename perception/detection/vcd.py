@@ -1,0 +1,188 @@
+"""VCD detectors for mmengine: expert, baseline and apprentice are one class and differ in two arguments.
+
+expert: `lidar_prior=True`; baseline: neither; apprentice: `distiller=dict(type=Distiller, ...)`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from mmdet3d.models.detectors import Base3DDetector
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from perception.detection.core import BEVCore, Lifted
+from perception.detection.decode import DecodeSpec, decode
+from perception.detection.depth_prior import depth_loss
+from perception.detection.grid import DepthBins, GridSpec
+from perception.detection.history import History, cur2past, next_history
+
+
+class Features(NamedTuple):
+    """What one frame yields: the lift, the distilled map F (B, C, Y, X) and the history for the next frame."""
+
+    lifted: Lifted
+    bev: Tensor
+    history: History | None
+
+
+def build(config, **defaults):
+    """An object from a config that names its class; what is already built passes through."""
+    return MODELS.build({**defaults, **config}) if isinstance(config, dict) else config
+
+
+class VCDDetector(Base3DDetector):
+    """Camera BEV detector with temporal history.
+
+    Args: as `BEVCore`; sub-networks as configs. Further:
+        decoder: thresholds and NMS, a `DecodeSpec` or its arguments.
+        depth_loss_weight: 3.0 as released; 0 needs no LiDAR at all.
+        history_at_start: False keeps the history off (repetitions of the current map) until `enable_history()`.
+        distiller: the frozen expert and its losses; only used in training, never part of the state dict.
+        history_resample: "exact" warps every past map once by its composed motion; "repeated" as released.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: dict | GridSpec,
+        depth_bins: dict | DepthBins,
+        image_backbone: dict,
+        image_neck: dict,
+        depth_net: dict,
+        pre_fusion: dict,
+        bev_encoder: dict,
+        head: dict,
+        image_hw: tuple[int, int],
+        stride: int = 16,
+        history_frames: int = 8,
+        history_at_start: bool = True,
+        history_resample: str = "exact",
+        lidar_prior: bool = False,
+        prior_weight: float = 1.0,
+        rounding: str = "floor",
+        frustum_sampling: str = "block_centre",
+        depth_loss_weight: float = 3.0,
+        decoder: dict | DecodeSpec | None = None,
+        distiller: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        grid, bins = GridSpec.build(grid), DepthBins.build(depth_bins)
+        self.core = BEVCore(
+            image_backbone=build(image_backbone),
+            image_neck=build(image_neck),
+            depth_net=build(depth_net, depth_bins=bins.count),
+            pre_fusion=build(pre_fusion),
+            bev_encoder=build(bev_encoder),
+            head=build(head, grid=grid),
+            grid=grid,
+            depth_bins=bins,
+            image_hw=tuple(image_hw),
+            stride=stride,
+            history_frames=history_frames,
+            lidar_prior=lidar_prior,
+            prior_weight=prior_weight,
+            rounding=rounding,
+            frustum_sampling=frustum_sampling,
+        )
+        decoder = decoder or {}
+        self.decoder = decoder if isinstance(decoder, DecodeSpec) else DecodeSpec(**decoder)
+        self.depth_loss_weight = depth_loss_weight
+        self.history_enabled, self.history_resample = history_at_start, history_resample
+        self.distiller = build(distiller) if distiller else None
+        self._streams: dict[str, History | None] = {"train": None, "eval": None}
+
+    def enable_history(self) -> None:
+        """Switch the history on, for the student and its expert alike (called after the warm-up)."""
+        self.history_enabled = True
+
+    def features(self, inputs: dict[str, Tensor], history: History | None) -> Features:
+        """One frame: lift, align and fuse the history, encode. `history` None starts every batch entry afresh."""
+        lifted = self.core.lift(inputs)
+        frames = self.core.history_frames
+        if not frames:
+            return Features(lifted, self.core.encode(lifted.bev, None, None, None), None)
+        current = lifted.bev
+        bev2global = inputs["lidar2global"].double() @ torch.linalg.inv(inputs["bev_aug"].double())
+        start = inputs["start"].bool()
+        fits = history is not None and history.maps.shape[0] == current.shape[0]
+        if not fits or not self.history_enabled:
+            start = torch.ones_like(start)
+        if not fits:
+            history = History(
+                current.detach()[:, None].expand(-1, frames, -1, -1, -1),
+                bev2global[:, None].expand(-1, frames, -1, -1),
+            )
+        motion = cur2past(history.bev2global, bev2global).to(current.dtype)
+        bev = self.core.encode(current, history.maps, motion, start)
+        following = next_history(current, history, bev2global, start, self.core.grid, resample=self.history_resample)
+        return Features(lifted, bev, following)
+
+    def loss(self, inputs: dict[str, Tensor], data_samples: list, **kwargs) -> dict[str, Tensor]:
+        """Detection, depth and, for the apprentice, distillation losses."""
+        features = self.features(inputs, self._streams["train"])
+        self._streams["train"] = features.history
+        boxes = [
+            torch.cat([s.gt_instances_3d.bboxes_3d.gravity_center, s.gt_instances_3d.bboxes_3d.tensor[:, 3:]], 1)
+            for s in data_samples
+        ]
+        labels = [s.gt_instances_3d.labels_3d for s in data_samples]
+        head = self.core.head
+        losses = head.loss(head(features.bev), head.targets(boxes, labels))
+        if self.depth_loss_weight:
+            nearest = features.lifted.nearest
+            if nearest is None:
+                raise ValueError("the depth loss needs inputs['lidar_depth']; load LiDAR, or set depth_loss_weight=0")
+            logits = features.lifted.depth_logits
+            losses["loss_depth"] = depth_loss(logits, nearest, self.core.depth_bins, weight=self.depth_loss_weight)
+        if self.distiller is not None:
+            losses.update(self.distiller.losses(features, inputs, boxes, self.history_enabled))
+        return losses
+
+    @torch.no_grad()
+    def predict(self, inputs: dict[str, Tensor], data_samples: list, **kwargs) -> list:
+        """Boxes in the LiDAR frame, one frame after another; `start` resets the history."""
+        features = self.features(inputs, self._streams["eval"])
+        self._streams["eval"] = features.history
+        head = self.core.head
+        found = decode(head(features.bev), head.tasks, self.core.grid, self.decoder)
+        results = []
+        for boxes, scores, labels in found:
+            instances = InstanceData()
+            instances.bboxes_3d = LiDARInstance3DBoxes(boxes, box_dim=9)
+            instances.scores_3d, instances.labels_3d = scores, labels
+            results.append(instances)
+        return self.add_pred_to_datasample(data_samples, results)
+
+    def _forward(self, inputs: dict[str, Tensor], data_samples=None, **kwargs) -> dict[str, Tensor]:
+        return self.core.head(self.features(inputs, None).bev)
+
+    extract_feat = _forward
+
+    def reset_eval_stream(self) -> None:
+        """Forget the evaluation history, so that an evaluation never sees the frames of an earlier one."""
+        self._streams["eval"] = None
+
+    def runtime_state(self) -> dict[str, Tensor]:
+        """What a resumed run needs besides the weights: the histories of the training stream."""
+        state = {"history_enabled": torch.tensor(self.history_enabled)}
+        streams = {"student": self._streams["train"]}
+        if self.distiller is not None:
+            streams["expert"] = self.distiller.history
+        for name, history in streams.items():
+            if history is not None:
+                state[f"{name}.maps"], state[f"{name}.bev2global"] = history
+        return {name: value.detach().clone() for name, value in state.items()}
+
+    def load_runtime_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `runtime_state`."""
+        device = next(self.parameters()).device
+        state = {name: value.to(device) for name, value in state.items()}
+        self.history_enabled = bool(state["history_enabled"])
+        if "student.maps" in state:
+            self._streams["train"] = History(state["student.maps"], state["student.bev2global"])
+        if self.distiller is not None and "expert.maps" in state:
+            self.distiller.history = History(state["expert.maps"], state["expert.bev2global"])
