@@ -1,0 +1,1 @@
+"""mmengine glue: configs, train and test, safe checkpoints, hooks, seeding, the doctor."""

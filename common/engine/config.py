@@ -1,0 +1,143 @@
+"""Configs: loaded with errors that name the file, overridden only where a key exists."""
+
+import ast
+import copy
+import inspect
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import ConfigParsingError
+from mmengine.runner import Runner
+
+from common.errors import ConfigError
+
+
+def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
+    """The config of a file with `options` ({"a.b.0.c": value}) put over it; see `override`.
+
+    Raises: FileNotFoundError; ConfigError naming the file or the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = get_close_matches(path.stem, [file.stem for file in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.with_name(near[0] + '.py')}?" if near else ""
+        raise FileNotFoundError(f"{path}: no such config{hint}")
+    try:
+        cfg = Config.fromfile(str(path))
+    except (ConfigParsingError, SyntaxError, NameError, ImportError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    override(cfg, options or {})
+    return cfg
+
+
+def parse_options(pairs: list[str]) -> dict:
+    """{"a.b": value} of the command line's `a.b=value`; values are Python literals, `[a,b]`, `true`, or strings.
+
+    Raises: ConfigError for a pair without `=`.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--cfg-options {pair}: write key=value")
+        options[key] = _value(text)
+    return options
+
+
+def _value(text: str):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return DictAction._parse_iterable(text)  # [a,b] and (a,b) of bare words; true, false, none
+    except (AssertionError, ValueError):
+        return text
+
+
+def override(cfg: Config, options: dict) -> None:
+    """Set existing keys of a config in place.
+
+    `{"model.backbone.depth": 18}` replaces a value, `"pipeline.0.scale"` steps into a list, a dictionary as value is
+    merged key by key (`_delete_=True` in it replaces instead). A key that the config does not have is refused, because
+    mmengine would add it in silence; `+a.b=value` adds one on purpose. The Runner's own arguments (`load_from`, ...)
+    may always be set.
+
+    Raises: ConfigError with the nearest existing key.
+    """
+    for key, value in options.items():
+        add = key.startswith("+")
+        key = key.removeprefix("+")
+        check_key(cfg, key, value, add=add or key in _runner_arguments())
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError) as error:
+            raise ConfigError(f"--cfg-options {key}: {error}") from error
+
+
+def check_key(cfg: Config, key: str, value=None, *, add: bool = False) -> None:
+    """Raise ConfigError unless the dotted key, and every key of a dictionary given as value, exists in the config.
+
+    add: the last part may be new; its parents must exist.
+    """
+    node, walked = cfg._cfg_dict, []
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        place = ".".join(walked) or "the config"
+        last = depth == len(parts) - 1
+        if isinstance(node, dict):
+            if part not in node:
+                if last and add:
+                    return
+                raise ConfigError(_unknown(key, part, place, walked, node))
+            node = dict.__getitem__(node, part)
+        elif isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(f"--cfg-options {key}: {place} is a list of {len(node)}: give an index below that")
+            node = node[int(part)]
+        else:
+            kind = "a tuple, which is replaced as a whole" if isinstance(node, tuple) else f"{node!r}, not a dictionary"
+            raise ConfigError(f"--cfg-options {key}: {place} is {kind}")
+        walked.append(part)
+    if isinstance(value, dict) and isinstance(node, dict) and not value.get("_delete_", False) and not add:
+        for name, inner in value.items():
+            check_key(cfg, f"{key}.{name}", inner)
+
+
+def _unknown(key: str, part: str, place: str, walked: list[str], node: dict) -> str:
+    near = get_close_matches(part, [str(name) for name in node], 1)
+    if near:
+        hint = f"did you mean {'.'.join([*walked, near[0]])}?"
+    else:
+        names = sorted(str(name) for name in node)
+        hint = "it has " + ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"--cfg-options {key}: {place} has no key {part!r}; {hint} (+{key}=... adds a new key)"
+
+
+def _runner_arguments() -> set[str]:
+    return set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+
+
+def default_work_dir(cfg: Config) -> str:
+    """The config's work_dir, or work_dirs/<name of the config file>."""
+    if cfg.get("work_dir"):
+        return cfg.work_dir
+    return os.path.join("work_dirs", Path(cfg.filename).stem if cfg.filename else "run")
+
+
+def as_config(cfg: Config | dict) -> Config:
+    """A copy that may be changed; classes given as objects are named by their path, so that a dump can be loaded."""
+    cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(ConfigDict(cfg))
+    _name_classes(cfg._cfg_dict)
+    return cfg
+
+
+def _name_classes(node) -> None:
+    items = list(dict.items(node)) if isinstance(node, dict) else list(enumerate(node))
+    for key, value in items:
+        if isinstance(value, dict | list):
+            _name_classes(value)
+        elif inspect.isclass(value) or inspect.isfunction(value):
+            node[key] = f"{value.__module__}.{value.__qualname__}"

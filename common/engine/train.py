@@ -1,0 +1,78 @@
+"""`tutelage train CONFIG`: mmengine's Runner underneath."""
+
+import argparse
+import os
+
+from mmengine.config import Config
+
+from common.engine.config import load_config, override, parse_options
+from common.engine.launch import build_runner, leave_processes, use_amp
+from common.engine.runner import ResumableRunner
+
+
+def train(cfg: Config | dict, *, resume: bool | str = False) -> ResumableRunner:
+    """Train a config and return its runner (`runner.model` is the trained model with its raw weights).
+
+    resume: True to go on from the newest whole checkpoint of `cfg.work_dir`, or the path of a checkpoint.
+    Raises: ConfigError, CheckpointError, FileNotFoundError.
+    """
+    runner = build_runner(cfg, resume=resume)
+    runner.train()
+    return runner
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="tutelage train", description="Train a config.")
+    parse.add_argument("config", help="config file")
+    parse.add_argument("--work-dir", metavar="D", help="default: work_dirs/<config name>")
+    parse.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="CKPT",
+        help="go on from the work directory's newest whole checkpoint, or from CKPT",
+    )
+    parse.add_argument("--seed", type=int, metavar="S", help="default: the config's, else drawn and recorded")
+    parse.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    add_common_arguments(parse)
+    return parse
+
+
+def add_common_arguments(parse: argparse.ArgumentParser) -> None:
+    """The arguments that `train` and `test` share."""
+    parse.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="K=V",
+        help="override keys, e.g. model.depth=18 pipeline.0.scale=2; a key the config lacks is an error, +K=V adds it",
+    )
+    parse.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+    parse.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The config that the shared arguments describe."""
+    cfg = load_config(args.config, parse_options(args.cfg_options))
+    if args.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if args.launcher != "none":
+        cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    return cfg
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cfg = configure(args)
+    if args.seed is not None:
+        override(cfg, {"+randomness": {**(cfg.get("randomness") or {}), "seed": args.seed}})
+    if args.amp:
+        use_amp(cfg)
+    runner = train(cfg, resume=args.resume)
+    runner.logger.info(f"done: {runner.work_dir}")
+    leave_processes()
+    return 0
