@@ -70,7 +70,8 @@ class ConvNeXt(nn.Module):
             raise ConfigError(f"image_backbone.out_indices={tuple(out_indices)}: stages are 0 to {len(depths) - 1}")
         self.out_indices, self.with_cp = tuple(sorted(out_indices)), with_cp
         self.out_channels = tuple(widths[i] for i in self.out_indices)
-        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        blocks = sum(depths)
+        rates = iter([drop_path * k / max(1, blocks - 1) for k in range(blocks)])
         self.downsample_layers, self.stages = nn.ModuleList(), nn.ModuleList()
         for i in range(max(out_indices) + 1):
             if i == 0:
@@ -78,7 +79,7 @@ class ConvNeXt(nn.Module):
             else:
                 layers = [ChannelNorm(widths[i - 1], eps=1e-6), nn.Conv2d(widths[i - 1], widths[i], 2, stride=2)]
             self.downsample_layers.append(nn.Sequential(*layers))
-            self.stages.append(nn.Sequential(*(Block(widths[i], float(rate), layer_scale) for rate in rates[i])))
+            self.stages.append(nn.Sequential(*(Block(widths[i], next(rates), layer_scale) for _ in range(depths[i]))))
         self._norms = {i: "norm" if i == len(depths) - 1 else f"norm{i}" for i in self.out_indices}
         for i, name in self._norms.items():
             self.add_module(name, ChannelNorm(widths[i], eps=1e-6))

@@ -127,7 +127,6 @@ def depth_loss(logits: Tensor, depth: Tensor, bins: DepthBins, weight: float = 3
         is_top = _one_hot(top.squeeze(-3), bins.count)
         log_rest = logits.masked_fill(is_top, -torch.inf).logsumexp(-3, keepdim=True) - total
         log_q = torch.log1p(-log_p.masked_fill(is_top, -torch.inf).exp())
-        negatives = log_q.sum(-3, keepdim=True) + log_rest
-        log_q_at_bin = torch.where(index == top, log_rest, log_q.gather(-3, index))
-        pixel = -(log_p.gather(-3, index) + negatives - log_q_at_bin).squeeze(-3)
+        others = log_q.sum(-3, keepdim=True) - log_q.gather(-3, index) + torch.where(index == top, 0, log_rest)
+        pixel = -(log_p.gather(-3, index) + others).squeeze(-3)
         return weight * torch.where(valid, pixel, 0).sum() / valid.sum().clamp_min(1)

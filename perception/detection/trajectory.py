@@ -104,8 +104,8 @@ def trajectory_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """sum M^2 (F_A - N(F_E))^2 / sum M: imitation of the standardised teacher inside the mask.
 
     Args: student, teacher (B, C, Y, X), the maps before the head; mask (B, 1, Y, X) of `trajectory_masks`.
-    Returns: float32 scalar (the weight, 0.4 as released, is the caller's), 0 for an empty mask; no gradient to the teacher.
-    Only the teacher is standardised: the student learns to be so where the mask is.
+    Returns: float32 scalar (the released weight of 0.4 is the caller's), 0 for an empty mask. The teacher gets no
+    gradient. Only the teacher is standardised: the student learns to be so where the mask is.
     """
     return imitation_loss(student, standardise(teacher.detach()), mask)
 
