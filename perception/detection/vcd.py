@@ -40,6 +40,7 @@ class VCDDetector(Base3DDetector):
         depth_loss_weight: 3.0 as released; 0 needs no LiDAR at all.
         history_at_start: False keeps the history off (repetitions of the current map) until `enable_history()`.
         distiller: the frozen expert and its losses; only used in training, never part of the state dict.
+        image_weights: official state dict of a backbone with `load_official`, read when training starts.
         history_resample: "exact" warps every past map once by its composed motion; "repeated" as released.
     """
 
@@ -66,6 +67,7 @@ class VCDDetector(Base3DDetector):
         depth_loss_weight: float = 3.0,
         decoder: dict | DecodeSpec | None = None,
         distiller: dict | None = None,
+        image_weights: str | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -93,7 +95,14 @@ class VCDDetector(Base3DDetector):
         self.depth_loss_weight = depth_loss_weight
         self.history_enabled, self.history_resample = history_at_start, history_resample
         self.distiller = build(distiller) if distiller else None
+        self.image_weights = image_weights
         self._streams: dict[str, History | None] = {"train": None, "eval": None}
+
+    def init_weights(self) -> None:
+        """Initial weights of a training: `init_cfg` of the parts, then `image_weights`."""
+        super().init_weights()
+        if self.image_weights:
+            self.core.image_backbone.load_official(self.image_weights)
 
     def enable_history(self) -> None:
         """Switch the history on, for the student and its expert alike (called after the warm-up)."""
