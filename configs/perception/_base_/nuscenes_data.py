@@ -1,7 +1,7 @@
-"""Data of nuScenes, or of any set written in its format. One path to change: the environment variable NUSCENES
-(and NUSCENES_VERSION=v1.0-mini for the mini split), or the two lines below."""
+"""Data of nuScenes, or of any set written in its format.
 
-import os
+One path to change: put the set (or a link to it) at data/nuscenes, edit `data_root`, or pass --cfg-options data_root=P
+(and version=v1.0-mini for the mini split): `linked` carries both to every place that uses them."""
 
 from mmengine.config import read_base
 from mmengine.dataset import pseudo_collate
@@ -18,10 +18,24 @@ from perception.datasets.transforms.bev import AugmentBEV, FilterBoxRange
 from perception.datasets.transforms.images import LoadAndAugmentImages
 from perception.datasets.transforms.lidar import LoadLidarDepth
 from perception.datasets.transforms.pack import PackBEVInputs
-from perception.visualization_hook import PictureHook
+from perception.picture_hook import PictureHook
 
-data_root = os.environ.get("NUSCENES", "data/nuscenes")
-version = os.environ.get("NUSCENES_VERSION", "v1.0-trainval")
+data_root = "data/nuscenes"
+version = "v1.0-trainval"
+linked = dict(
+    data_root=[
+        "train_dataloader.dataset.data_root",
+        "val_dataloader.dataset.data_root",
+        "test_dataloader.dataset.data_root",
+        "val_evaluator.data_root",
+        "test_evaluator.data_root",
+    ],
+    version=[
+        "train_dataloader.dataset.metainfo.version",
+        "val_dataloader.dataset.metainfo.version",
+        "test_dataloader.dataset.metainfo.version",
+    ],
+)
 metainfo = dict(classes=TASK_CLASSES, version=version)
 
 image_hw = (256, 704)
@@ -37,7 +51,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type=LoadAndAugmentImages, size=image_hw, training=False),
     dict(type=LoadLidarDepth, low=1.0, high=60.0, keep_points=True),
-    dict(type=PackBEVInputs, trajectories=False),
+    dict(type=PackBEVInputs),
 ]
 train_dataloader = dict(
     batch_size=8,

@@ -1,4 +1,4 @@
-"""Apprentice on the 256x256 BEV grid (0.4 m cells); the expert runs on the same grid, so that the maps match cell by cell."""
+"""Apprentice on the 256x256 BEV grid (0.4 m cells); the expert has the same grid."""
 
 from mmengine.config import read_base
 

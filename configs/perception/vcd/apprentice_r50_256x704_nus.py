@@ -1,4 +1,4 @@
-"""Apprentice VCD-A: the baseline, distilled along trajectories from the ConvNeXt-B expert. Released: mAP .410, NDS .518."""
+"""Apprentice VCD-A: the baseline distilled along trajectories from a ConvNeXt-B expert. Released: .410 / .518."""
 
 from mmengine.config import read_base
 
