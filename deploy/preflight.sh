@@ -25,9 +25,9 @@ if ! have_mmcv_wheel; then
     [ -f "$header" ] || need "$header (mmcv is compiled)" python3.11-dev
 fi
 
-# ldconfig lives in /sbin, which is not on every user's PATH
-libraries=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null)
+# Loaded, not looked up: that follows LD_LIBRARY_PATH and wants no ldconfig on the PATH.
 for pair in libGL.so.1:libgl1 libX11.so.6:libx11-6 libgomp.so.1:libgomp1 libgthread-2.0.so.0:libglib2.0-0; do
-    case "$libraries" in *"${pair%%:*}"*) ;; *) need "${pair%%:*} (open3d and OpenCV load it)" "${pair##*:}" ;; esac
+    "$PYTHON" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "${pair%%:*}" 2>/dev/null ||
+        need "${pair%%:*} (open3d and OpenCV load it)" "${pair##*:}"
 done
 exit $missing

@@ -4,14 +4,28 @@ import ast
 import copy
 import inspect
 import os
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
+import mmengine.config.config as mm_config
+import mmengine.config.utils as mm_utils
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner
 
 from common.errors import ConfigError
+
+_is_builtin_module = mm_utils._is_builtin_module
+
+
+def _is_standard_library(module: str) -> bool:
+    return module.split(".")[0] in sys.stdlib_module_names or _is_builtin_module(module)
+
+
+# mmengine takes a module for a standard one by the place of its file; the modules frozen into Python 3.11, `os` among
+# them, have none, and `os.environ` in a config would be imported lazily and fail.
+mm_utils._is_builtin_module = mm_config._is_builtin_module = _is_standard_library
 
 
 def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:

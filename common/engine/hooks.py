@@ -30,9 +30,10 @@ def ema_update(average: Mapping[str, Tensor], state: Mapping[str, Tensor], decay
         average[key].copy_(state[key])
 
 
-@HOOKS.register_module()
-class ExpEMAHook(Hook):
+class EMAHook(Hook):
     """Exponential moving average of all floating state, buffers included, after every iteration.
+
+    A config names it by import; the bare string "EMAHook" is mmengine's own hook.
 
     The decay of the n-th update (n = 1, 2, ...) is `ema_decay(n + offset)`; the average starts from the weights that
     training starts from. Evaluations use the average. A checkpoint holds it as `state_dict`, so that what is deployed
@@ -46,7 +47,7 @@ class ExpEMAHook(Hook):
     def __init__(self, decay: float = 0.999, gamma: float = 2000.0, offset: int = 0):
         if not 0 < decay < 1 or gamma <= 0 or offset < 0:
             raise ConfigError(
-                f"ExpEMAHook(decay={decay}, gamma={gamma}, offset={offset}): 0 < decay < 1, gamma > 0, offset >= 0"
+                f"EMAHook(decay={decay}, gamma={gamma}, offset={offset}): 0 < decay < 1, gamma > 0, offset >= 0"
             )
         self.decay, self.gamma, self.offset = decay, gamma, offset
         self.steps = 0
@@ -101,7 +102,7 @@ class ExpEMAHook(Hook):
         if "ema_state_dict" not in checkpoint:
             raise CheckpointError(
                 f"{runner._load_from or runner.work_dir}: cannot resume the average: the checkpoint was written "
-                "without ExpEMAHook; start from it with load_from, or take the hook out of the config"
+                "without EMAHook; start from it with load_from, or take the hook out of the config"
             )
         stored = checkpoint["ema_state_dict"]
         self.steps = int(stored["steps"])
