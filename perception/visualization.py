@@ -290,7 +290,10 @@ def log_to_rerun(path: str | Path, images: dict, boxes_pred, boxes_gt, points) -
     try:
         import rerun as rr
     except ImportError as error:
-        raise ImportError("3-D recordings need rerun-sdk: pip install rerun-sdk, or use the PNG pictures") from error
+        raise ImportError(
+            f"3-D recordings need rerun-sdk ({error}): pip install rerun-sdk==0.23.1 'pyarrow<22', or "
+            "use the PNG pictures"
+        ) from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recording = rr.RecordingStream("tutelage")
