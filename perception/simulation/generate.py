@@ -199,7 +199,7 @@ def _simulate(out: str, name: str, seed: int, profile: "Profile", progress=None)
 
 
 def _finished(root: Path, name: str) -> dict | None:
-    """The record of a finished scene, or None if it was never finished or one of its files is gone."""
+    """The record of a finished scene, or None if it was never finished or one of its files is gone or empty."""
     file = root / RECORDS / f"{name}.json"
     if not file.exists() or not file.with_suffix(".png").exists():
         return None
@@ -207,8 +207,12 @@ def _finished(root: Path, name: str) -> dict | None:
         data = json.loads(file.read_text())
     except json.JSONDecodeError:
         return None
-    present = all((root / c["filename"]).is_file() for c in data["captures"])
+    present = all(_size(root / c["filename"]) for c in data["captures"])
     return data if present else None
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _load(root: Path, name: str):
