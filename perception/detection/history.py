@@ -42,10 +42,15 @@ def sampling_grid(cur2past: Tensor, grid: GridSpec) -> Tensor:
     for n a power of two, so no motion reproduces the stored map bit for bit.
     """
     _, rows, columns = grid.shape
+    (left, right, _), (bottom, top, _) = grid.x, grid.y
     index2metre = grid.index2metre()
-    index2norm = torch.diag(torch.tensor([2 / columns, 2 / rows, 1], dtype=torch.float64))
-    index2norm[:2, 2] = torch.tensor([1 / columns - 1, 1 / rows - 1], dtype=torch.float64)
-    metre2norm = index2norm @ torch.linalg.inv(index2metre)
+    index2norm = torch.tensor(
+        [[2 / columns, 0, 1 / columns - 1], [0, 2 / rows, 1 / rows - 1], [0, 0, 1]], dtype=torch.float64
+    )
+    scale_x, scale_y = 2 / (right - left), 2 / (top - bottom)
+    metre2norm = torch.tensor(
+        [[scale_x, 0, -scale_x * left - 1], [0, scale_y, -scale_y * bottom - 1], [0, 0, 1]], dtype=torch.float64
+    )
     with torch.autocast(cur2past.device.type, enabled=False):
         # metre2norm @ cur2past @ index2metre, with the part that no motion leaves (index2norm) kept exact
         change = cur2past - torch.eye(3, device=cur2past.device, dtype=cur2past.dtype)
@@ -75,6 +80,8 @@ def warp(maps: Tensor, cur2past: Tensor, grid: GridSpec) -> Tensor:
 
 
 def _check(current: Tensor, maps: Tensor, grid: GridSpec) -> None:
+    if torch.jit.is_tracing():
+        return
     batch, channels, rows, columns = current.shape
     if (rows, columns) != grid.shape[1:]:
         raise ConfigError(f"BEV map of {rows}x{columns} cells (Y x X) on a grid of {grid.shape[1]}x{grid.shape[2]}")
