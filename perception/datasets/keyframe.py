@@ -118,8 +118,8 @@ def _annotation(number: int, instance: dict, attribute: str | None, lidar2global
 def upright_yaw(lidar2global: np.ndarray, yaw: float) -> float:
     """Global yaw of an upright box whose yaw in the (tilted) `lidar` frame is `yaw`.
 
-    The official converter reads atan2(-R01, R00) of the box's rotation in the `lidar` frame, which tilt makes differ from a heading by up
-    to its square; three fixed-point steps invert it to rounding.
+    The official converter reads atan2(-R01, R00) of the box's rotation in the `lidar` frame, which the tilt makes
+    differ from the heading by up to its square; fixed-point steps invert it to rounding.
     """
     global2lidar = lidar2global[:3, :3].T
     turned = yaw
