@@ -57,7 +57,7 @@ def occupancy_mask(boxes: list[Tensor], grid: GridSpec, as_released: bool = Fals
     sigma is a sixth of the diameter, and a Gaussian ends at its radius. Objects centred outside the grid draw nothing.
 
     Args:
-        boxes: one (Q, 7+) tensor per sample: x, y, z of the bottom face, l, w, h, ... in metres, `bev` frame.
+        boxes: one (Q, 6+) tensor per sample: x, y, z of the centre, l, w, h, ... in metres, `bev` frame.
         as_released: the mask is mirrored over the diagonal, only objects in the lower half of both x and y draw, and
             every cell has 1e-7 more. Needs as many cells in x as in y.
     Returns: (B, Z, Y, X) float32.
@@ -68,8 +68,8 @@ def occupancy_mask(boxes: list[Tensor], grid: GridSpec, as_released: bool = Fals
     mask = boxes[0].new_zeros(len(boxes) * Z * Y * X, dtype=torch.float32)
     sample = torch.cat([torch.full((len(b),), i, device=mask.device) for i, b in enumerate(boxes)])
     flat = torch.cat([b[:, :6] for b in boxes]).float()
-    x, y, z, l, w, h = flat.unbind(1)
-    centre, inside = grid.cells(torch.stack([x, y, z + h / 2], 1))
+    l, w, h = flat[:, 3:].unbind(1)
+    centre, inside = grid.cells(flat[:, :3])
     if as_released:
         inside = inside & (centre[:, 1] < Y // 2) & (centre[:, 2] < X // 2)
     flat_radius = gaussian_radius(l, w)
