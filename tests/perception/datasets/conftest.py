@@ -111,12 +111,13 @@ def own_root(small_root, tmp_path):
 
 @pytest.fixture(scope="session")
 def make_dataset():
-    """NuScenesSequenceDataset of a root and split, with the arguments that a test gives."""
+    """NuScenesSequenceDataset of a root and split (or info file), with the arguments that a test gives."""
     from perception.datasets import NuScenesSequenceDataset
 
     def make(root, split="train", **kwargs):
         kwargs.setdefault("metainfo", {"classes": TASK_CLASSES})
         kwargs.setdefault("trajectory_frames", 3)
-        return NuScenesSequenceDataset(str(root), f"tutelage_infos_{split}.pkl", **kwargs)
+        file = split if split.endswith(".pkl") else f"tutelage_infos_{split}.pkl"
+        return NuScenesSequenceDataset(str(root), file, **kwargs)
 
     return make

@@ -80,7 +80,7 @@ def test_points_and_boxes_move_together(dataset, small_root, make_dataset):
             transform(bev_aug, original["inputs"]["points"][:, :3].numpy()) - moved["inputs"]["points"][:, :3].numpy()
         ).max()
         < 1e-4
-    )  # noqa: E501
+    )
     boxes = original["data_samples"].gt_instances_3d.bboxes_3d.gravity_center.numpy()
     got = moved["data_samples"].gt_instances_3d.bboxes_3d.gravity_center.numpy()
     assert np.abs(transform(bev_aug, boxes) - got).max() < 1e-4
