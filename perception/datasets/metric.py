@@ -6,15 +6,25 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from mmdet3d.evaluation.metrics import NuScenesMetric
 from mmdet3d.registry import METRICS
 from mmengine.logging import MMLogger
+from nuscenes.eval.common.config import config_factory
 
 from common.errors import DataError
+from common.geometry import quaternion, transform, yaw_pose
 
 from .infos import load_infos
 
 EVAL_SETS = {"v1.0-mini": "mini_val", "v1.0-trainval": "val", "v1.0-test": "test"}
+VEHICLES = ("car", "truck", "construction_vehicle", "trailer")
+ATTRIBUTES = {  # (moving, at rest)
+    **dict.fromkeys(VEHICLES, ("vehicle.moving", "vehicle.parked")),
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    **dict.fromkeys(("bicycle", "motorcycle"), ("cycle.with_rider", "cycle.without_rider")),
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+}
 TP_ERRORS = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
 
 
@@ -40,7 +50,8 @@ class NuScenesSequenceMetric(NuScenesMetric):
             jsonfile_prefix=out_dir or ("submission" if format_only else None),
             **kwargs,
         )
-        self.out_dir = out_dir
+        self.prefix = None  # plain names: NDS, mAP, ...
+        self.results_meta = modality
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Args: results, one per sample of the split, empty ones included. Raises DataError if samples are missing."""
@@ -55,9 +66,8 @@ class NuScenesSequenceMetric(NuScenesMetric):
             )
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(self.jsonfile_prefix or temporary)
-            with contextlib.redirect_stdout(io.StringIO()):
-                files, _ = self.format_results(results, self.dataset_meta["classes"], str(folder))
-            submission = Path(files["pred_instances_3d"])
+            submission = folder / "results_nusc.json"
+            write_submission(submission, results, self.data_infos, self.dataset_meta["classes"], self.results_meta)
             if self.format_only:
                 logger.info(f"submission written to {submission}")
                 return {}
@@ -66,12 +76,58 @@ class NuScenesSequenceMetric(NuScenesMetric):
         return flatten(summary)
 
 
+def write_submission(path: Path, results: list[dict], infos: list[dict], classes, meta: dict) -> None:
+    """The official detection JSON: boxes of the LiDAR frame carried into the global one.
+
+    As mmdet3d's formatter: boxes beyond the class's evaluation range are left out, attributes follow from the speed.
+    Args: results, `pred_instances_3d` and `sample_idx` per sample; infos in the order of `sample_idx`.
+    """
+    ranges = config_factory("detection_cvpr_2019").class_range
+    limits = np.array([ranges[name] for name in classes])
+    submission = {}
+    for result in results:
+        info, found = infos[result["sample_idx"]], result["pred_instances_3d"]
+        lidar2ego = np.array(info["lidar_points"]["lidar2ego"], np.float64)
+        lidar2global = np.array(info["ego2global"], np.float64) @ lidar2ego
+        boxes, labels = found["bboxes_3d"], found["labels_3d"].numpy()
+        centres = boxes.gravity_center.numpy().astype(np.float64)
+        keep = np.linalg.norm(transform(lidar2ego, centres)[:, :2], axis=1) <= limits[labels]
+        sizes = boxes.dims.numpy()[:, [1, 0, 2]]
+        velocity = np.pad(boxes.tensor.numpy()[:, 7:9].astype(np.float64), ((0, 0), (0, 1)))
+        velocity = velocity @ lidar2global[:3, :3].T
+        speed = np.linalg.norm(boxes.tensor.numpy()[:, 7:9], axis=1)
+        entries = []
+        for i in np.flatnonzero(keep):
+            name = classes[labels[i]]
+            rotation = lidar2global[:3, :3] @ yaw_pose(0, 0, 0, float(boxes.yaw[i]))[:3, :3]
+            entries.append(
+                {
+                    "sample_token": info["token"],
+                    "translation": transform(lidar2global, centres[i]).tolist(),
+                    "size": sizes[i].tolist(),
+                    "rotation": quaternion(rotation).tolist(),
+                    "velocity": velocity[i, :2].tolist(),
+                    "detection_name": name,
+                    "detection_score": float(found["scores_3d"][i]),
+                    "attribute_name": attribute(name, float(speed[i])),
+                }
+            )
+        submission[info["token"]] = entries
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"meta": meta, "results": submission}))
+
+
+def attribute(name: str, speed: float) -> str:
+    """mmdet3d's rule: moving above 0.2 m/s; the attribute error therefore follows the velocity error."""
+    moving, resting = ATTRIBUTES.get(name, ("", ""))
+    return moving if speed > 0.2 else resting
+
+
 def evaluate_submission(
     submission: Path, data_root: str, version: str, out_dir: Path, eval_set: str | None = None
 ) -> dict:
     """The devkit's metrics summary of a submission JSON; writes metrics_summary.json and metrics_details.json."""
     from nuscenes import NuScenes
-    from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import NuScenesEval
 
     if version not in EVAL_SETS:

@@ -122,10 +122,10 @@ class VCDDetector(Base3DDetector):
             start = torch.ones_like(start)
         if not fits:
             history = History(
-                current.detach()[:, None].expand(-1, frames, -1, -1, -1),
+                current.detach().float()[:, None].expand(-1, frames, -1, -1, -1),
                 bev2global[:, None].expand(-1, frames, -1, -1),
             )
-        motion = cur2past(history.bev2global, bev2global).to(current.dtype)
+        motion = cur2past(history.bev2global, bev2global).float()  # half precision would lose centimetres
         bev = self.core.encode(current, history.maps, motion, start)
         following = next_history(current, history, bev2global, start, self.core.grid, resample=self.history_resample)
         return Features(lifted, bev, following)

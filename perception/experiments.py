@@ -1,0 +1,127 @@
+"""Several trainings side by side, each a `tutelage train` of its own: skipped when finished, resumed when killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.engine.workdir import read_metrics
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its final evaluation. `options` override the config; `needs`: jobs that must be done first."""
+
+    name: str
+    config: str
+    work_dir: Path
+    iterations: int
+    options: dict = field(default_factory=dict)
+    seed: int = 0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint; its `state_dict` holds the averaged weights."""
+        return self.work_dir / f"iter_{self.iterations}.pth"
+
+    def result(self) -> dict | None:
+        """Metrics of the finished job, or None. A job with other options than the finished one is not finished."""
+        path = self.work_dir / RESULT
+        if not path.is_file() or not self.checkpoint.is_file():
+            return None
+        found = json.loads(path.read_text())
+        return found["metrics"] if found["job"] == self._identity() else None
+
+    def _identity(self) -> dict:
+        options = {key: str(value) for key, value in sorted(self.options.items())}
+        return {"config": self.config, "iterations": self.iterations, "seed": self.seed, "options": options}
+
+    def command(self) -> list[str]:
+        """The command a user would type."""
+        options = {"iterations": self.iterations, **self.options}
+        pairs = [f"{key}={value}" for key, value in options.items()]
+        return [sys.executable, "-m", "common.cli", "train", self.config, "--work-dir", str(self.work_dir), "--seed",
+                str(self.seed), "--resume", "--cfg-options", *pairs]  # fmt: skip
+
+    def finish(self, seconds: float) -> dict:
+        """Read the metrics of the evaluation that ended the training and mark the job as done."""
+        rows = [row for row in read_metrics(self.work_dir, "val") if "NDS" in row]
+        if not rows:
+            raise RuntimeError(f"{self.work_dir} has no evaluation in its metrics; see {self.work_dir}/train.log")
+        metrics = {key: value for key, value in rows[-1].items() if isinstance(value, int | float)}
+        record = {"job": self._identity(), "metrics": metrics, "seconds": round(seconds, 1)}
+        (self.work_dir / RESULT).write_text(json.dumps(record, indent=1) + "\n")
+        return metrics
+
+
+def run(jobs: list[Job], *, parallel: int = 2, threads: int | None = None) -> dict[str, dict]:
+    """Run jobs, at most `parallel` at a time with `threads` each (default: the cores shared evenly).
+
+    Returns: metrics by job name. Raises RuntimeError with the end of the log when a job fails; the others are stopped,
+    and a second call goes on where this one ended.
+    """
+    done = {job.name: metrics for job in jobs if (metrics := job.result()) is not None}
+    waiting = [job for job in jobs if job.name not in done]
+    cores = len(os.sched_getaffinity(0))
+    threads = threads or max(1, cores // max(1, min(parallel, len(waiting) or 1)))
+    running: dict[str, tuple] = {}
+    total = tqdm(total=len(jobs), initial=len(done), desc="trainings", position=0, dynamic_ncols=True)
+    try:
+        while waiting or running:
+            ready = [job for job in waiting if all(name in done for name in job.needs)]
+            while ready and len(running) < parallel:
+                job = ready.pop(0)
+                waiting.remove(job)
+                running[job.name] = _start(job, threads, 1 + _free_row(running, parallel))
+            for name, (job, process, bar, begun) in list(running.items()):
+                _advance(job, bar)
+                if process.poll() is None:
+                    continue
+                bar.close()
+                del running[name]
+                if process.returncode:
+                    raise RuntimeError(
+                        f"{name} failed ({' '.join(job.command())}):\n{_tail(job.work_dir / 'train.log')}"
+                    )
+                done[name] = job.finish(time.time() - begun)
+                total.update()
+            time.sleep(0.5)
+    finally:
+        for _, process, bar, _ in running.values():
+            process.terminate()
+            bar.close()
+        total.close()
+    return done
+
+
+def _free_row(running: dict, parallel: int) -> int:
+    taken = {-bar.pos for _, _, bar, _ in running.values()}
+    return next(row for row in range(parallel) if row + 1 not in taken)
+
+
+def _start(job: Job, threads: int, row: int):
+    job.work_dir.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    with open(job.work_dir / "train.log", "ab") as log:
+        process = subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+    bar = tqdm(total=job.iterations, desc=job.name, position=row, leave=False, dynamic_ncols=True)
+    return job, process, bar, time.time()
+
+
+def _advance(job: Job, bar: tqdm) -> None:
+    rows = [row for row in read_metrics(job.work_dir) if "loss" in row]
+    if rows and rows[-1].get("step", 0) > bar.n:
+        bar.update(rows[-1]["step"] - bar.n)
+        bar.set_postfix(loss=f"{rows[-1]['loss']:.2f}")
+
+
+def _tail(path: Path, lines: int = 25) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else f"no log {path}"
