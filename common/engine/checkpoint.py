@@ -1,10 +1,10 @@
 """Checkpoints: loaded without running code, written whole or not at all."""
 
-import functools
 import os
 import pickle
 import pickletools
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def load_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     if path.stat().st_size == 0:
         raise CorruptCheckpointError(f"{path}: empty file; the writer was interrupted: take an older checkpoint")
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         names = _unsafe_names(path)
@@ -111,8 +112,15 @@ def install_safe_loading() -> None:
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
     loader = mm_checkpoint.CheckpointLoader
     loader.register_scheme(prefixes="", loader=load_from_local, force=True)
-    if not isinstance(mm_checkpoint.load_url, functools.partial):
-        mm_checkpoint.load_url = functools.partial(mm_checkpoint.load_url, weights_only=True)
+    mm_checkpoint.load_url = load_from_url
+
+
+def load_from_url(url: str, **kwargs) -> dict:
+    """torch.hub's download and load, refusing what could run code. Raises: CheckpointError naming the address."""
+    try:
+        return torch.hub.load_state_dict_from_url(url, weights_only=True, **kwargs)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{url}: refused: it holds objects that could run code ({error})") from error
 
 
 def load_from_local(filename, map_location=None):

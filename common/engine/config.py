@@ -7,6 +7,7 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 
 import mmengine.config.config as mm_config
 import mmengine.config.utils as mm_utils
@@ -42,6 +43,9 @@ def load_config(path: str | os.PathLike, options: dict | None = None) -> Config:
         cfg = Config.fromfile(str(path))
     except (ConfigParsingError, SyntaxError, NameError, ImportError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    for name, value in list(dict.items(cfg._cfg_dict)):
+        if isinstance(value, ModuleType):  # an `import os` of a base is no part of the config
+            cfg._cfg_dict.pop(name)
     override(cfg, options or {})
     return cfg
 
@@ -65,10 +69,14 @@ def _value(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         pass
-    try:
-        return DictAction._parse_iterable(text)  # [a,b] and (a,b) of bare words; true, false, none
-    except (AssertionError, ValueError):
-        return text
+    if text.lower() in ("true", "false", "none", "null"):
+        return {"true": True, "false": False}.get(text.lower())
+    if text[:1] in ("[", "("):
+        try:
+            return DictAction._parse_iterable(text)  # [a,b] of bare words
+        except (AssertionError, ValueError):
+            pass
+    return text
 
 
 def override(cfg: Config, options: dict) -> None:

@@ -127,7 +127,7 @@ def _logging_defaults(cfg: Config) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Switch a config's optimiser wrapper to automatic mixed precision, in place."""
+    """Switch a config's optimiser wrapper to automatic mixed precision, in place. Raises: ConfigError."""
     wrapper = cfg.get("optim_wrapper")
     if wrapper is None:
         raise ConfigError("--amp: the config has no optim_wrapper")
@@ -138,11 +138,10 @@ def use_amp(cfg: Config) -> None:
         return
     if name != "OptimWrapper":
         raise ConfigError(f"--amp: optim_wrapper is a {name}; only OptimWrapper can be switched: set its type yourself")
+    if not torch.cuda.is_available():
+        raise ConfigError("--amp: mmengine's mixed precision wants a GPU; train without it on the CPU")
     wrapper["type"] = "AmpOptimWrapper"
-    if torch.cuda.is_available():
-        wrapper.setdefault("loss_scale", "dynamic")
-    else:
-        wrapper.setdefault("dtype", "bfloat16")
+    wrapper.setdefault("loss_scale", "dynamic")
 
 
 def leave_processes() -> None:

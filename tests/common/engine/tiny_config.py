@@ -8,11 +8,11 @@ from torch.optim import AdamW
 from common.engine.hooks import CallAtHook, EMAHook
 from common.engine.loops import ResumableIterLoop
 
-model = dict(type=Regressor, dropout=0.2)
+model = dict(type=Regressor, dropout=0.2, batch_norm=True)
 train_dataloader = dict(
     batch_size=4,
     num_workers=0,
-    dataset=dict(type=LineData, length=24),
+    dataset=dict(type=LineData, length=24, unseeded_noise=0.05),
     sampler=dict(type=DrawSampler, batch_size=4),
 )
 val_dataloader = dict(

@@ -1,5 +1,8 @@
 """A small real training for the engine's tests: dropout, batch norm, random augmentation, a stream's history."""
 
+import os
+import signal
+
 import numpy as np
 import torch
 from mmengine.dist import get_dist_info
@@ -25,6 +28,8 @@ class LineData(Dataset):
 
     def __getitem__(self, item):
         index, draw = item if isinstance(item, tuple) else (item, None)
+        if draw is not None and draw == int(os.environ.get("TINY_KILL_AT_DRAW", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
         x = self.x[index].clone()
         if self.augment and draw is not None:
             x += 0.1 * torch.randn(4, generator=torch.Generator().manual_seed(self.seed * 100_003 + draw))
