@@ -1,4 +1,4 @@
-"""What nuScenes annotates: classes with their sizes, categories and attributes, and actors that stand or follow a track."""
+"""What nuScenes annotates: classes with sizes, categories and attributes, and actors that stand or follow a track."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import numpy as np
 
 from common.geometry import yaw_pose
 from perception.simulation.meshes import Mesh
-from perception.simulation.shapes import SHAPES
 from perception.simulation.solids import Palette, make_palette
+from perception.simulation.street_users import barrier, bicycle, motorcycle, pedestrian, traffic_cone
+from perception.simulation.vehicles import bus, car, construction_vehicle, trailer, truck
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,18 @@ SIZES = {
     "traffic_cone": Sizes((0.41, 0.41, 0.95), (0.05, 0.05, 0.18), (0.3, 0.3, 0.6), (0.55, 0.55, 1.4)),
     "barrier": Sizes((0.50, 2.40, 0.98), (0.08, 0.50, 0.10), (0.35, 1.2, 0.75), (0.8, 3.6, 1.3)),
 }
+SHAPES = {
+    "car": car,
+    "truck": truck,
+    "bus": bus,
+    "trailer": trailer,
+    "construction_vehicle": construction_vehicle,
+    "pedestrian": pedestrian,
+    "motorcycle": motorcycle,
+    "bicycle": bicycle,
+    "traffic_cone": traffic_cone,
+    "barrier": barrier,
+}
 RIDER_HEIGHT = (1.55, 1.95)  # of cycles whose box includes the rider
 
 CATEGORIES = {
@@ -54,8 +67,8 @@ MOVING_SPEED = 0.3  # m/s; slower is standing or stopped
 
 @dataclass(frozen=True)
 class Track:
-    """Where an actor is: `times` (T,) seconds, `states` (T, 4) = x, y, z of the box's bottom centre and yaw (unwrapped).
-    One row: it never moves."""
+    """Where an actor is: `times` (T,) seconds, `states` (T, 4) = x, y, z of the box's bottom centre and yaw
+    (unwrapped). One row: it never moves."""
 
     times: np.ndarray
     states: np.ndarray
@@ -84,8 +97,8 @@ class Track:
 
 @dataclass(frozen=True)
 class Actor:
-    """An annotated object. `size` (l, w, h) of its box; the mesh, in the box's frame with z = 0 at the bottom, fills the
-    box but for a margin of 3 cm (2 % for small things), so that range noise rarely leaves the box."""
+    """An annotated object. `size` (l, w, h) of its box; the mesh, in the box's frame with z = 0 at the bottom, fills
+    the box but for a margin of 3 cm (2 % for small things), so that range noise rarely leaves the box."""
 
     name: str
     category: str

@@ -36,7 +36,7 @@ class Ground:
     @property
     def drivable(self) -> np.ndarray:
         """255 where cars may drive, row 0 at the largest y, as nuScenes' map masks."""
-        return np.where(is_road(self.labels), 255, 0).astype(np.uint8)[::-1].copy()
+        return is_road(self.labels[::-1]) * np.uint8(255)
 
     def label(self, xy: np.ndarray) -> np.ndarray:
         """Labels (P,) at points (P, 2); outside of the map it is the label of the nearest edge."""
@@ -50,8 +50,8 @@ class Ground:
         return np.where(is_road(self.label(xy)), 0.0, KERB)
 
     def intersect(self, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (R,) at which rays from `origin` (3,), above the kerb, meet the ground (inf: never), and whether they
-        meet a kerb's side (R,). Directions (R, 3) need not be of unit length; distances are in their unit."""
+        """Distance (R,) at which rays from `origin` (3,), above the kerb, meet the ground (inf: never), and whether
+        they meet a kerb's side (R,). Directions (R, 3) need not be of unit length; distances are in their unit."""
         falling = np.flatnonzero(directions[:, 2] < -1e-4)
         d = directions[falling]
         inverse = -1 / d[:, 2]
@@ -201,7 +201,7 @@ def make_ground(town: Town, rng: np.random.Generator, dirt: list[np.ndarray]) ->
     scale = np.clip(128 * noise, 0, 255).astype(np.uint8)
     tiled = np.tile(scale, (rows // 1024 + 1, cols // 1024 + 1))[:rows, :cols]
     texture = cv2.multiply(texture, cv2.merge([tiled] * 3), scale=1 / 128)
-    levels = [texture]
+    levels = [cv2.GaussianBlur(texture, (3, 3), 0.7)]
     for _ in range(MIP_LEVELS - 1):
         levels.append(cv2.resize(levels[-1], None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA))
     return Ground(labels, levels)

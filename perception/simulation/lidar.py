@@ -44,7 +44,7 @@ def sweep(
     returned = reflectivity * (0.3 + 0.7 * cosine)
     intensity = np.clip(110 * returned * rng.lognormal(0, 0.3, len(keep)), 0, 255).round()
     # weak echoes of far, dark or grazed surfaces get lost; so does one in fifty of all
-    echo = returned * np.where(on_ground, 0.35 + cosine * 6, 1) * (25 / np.maximum(distance, 5)) ** 2
+    echo = returned * np.where(on_ground, 1 + cosine * 8, 2) * (25 / np.maximum(distance, 5)) ** 2
     lost = rng.random(len(keep)) < 0.02 + 0.98 * np.exp(-18 * echo)
     measured = distance + rng.normal(0, RANGE_SIGMA, len(keep))
     xyz = beams[keep] * measured[:, None]
@@ -66,12 +66,15 @@ def _inside_ego(lidar2ego: np.ndarray, xyz: np.ndarray) -> np.ndarray:
 
 
 def count_inside(cloud: np.ndarray, lidar2global: np.ndarray, box2global: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Points of a sweep (P, 3+) in each of Q boxes: `box2global` (Q, 4, 4) of the bottoms' centres, `size` (Q, 3) l, w, h."""
+    """Points of a sweep (P, 3+) in each of Q boxes; `box2global` (Q, 4, 4) of their bottoms' centres, `size` (Q, 3) =
+    l, w, h. All in float64 in the global frame."""
     points = transform(lidar2global, cloud[:, :3].astype(np.float64))
+    points = points[np.argsort(points[:, 0], kind="stable")]
     counts = np.zeros(len(size), np.int64)
     for k, (frame, extent) in enumerate(zip(invert(box2global), size, strict=True)):
-        near = points[np.abs(points - box2global[k, :3, 3]).max(1) < np.linalg.norm(extent)]
-        local = transform(frame, near)
+        x, reach = box2global[k, 0, 3], np.hypot(*extent[:2]) / 2 + 0.01  # only the points abreast of the box
+        low, high = np.searchsorted(points[:, 0], (x - reach, x + reach))
+        local = transform(frame, points[low:high])
         inside = (np.abs(local[:, :2]) <= extent[:2] / 2).all(1) & (local[:, 2] >= 0) & (local[:, 2] <= extent[2])
         counts[k] = inside.sum()
     return counts

@@ -1,5 +1,8 @@
 """Triangle meshes from primitives: boxes, lofts, frustums, rings and blobs, each triangle labelled with its part."""
 
+import functools
+import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +73,17 @@ def loft(stations, part: int, y: float = 0.0) -> Mesh:
         ],
         1,
     )
-    first = 4 * np.arange(len(stations) - 1)[:, None]
+    return _mesh(corners.reshape(-1, 3), _loft_faces(len(stations)), part)
+
+
+@functools.cache
+def _loft_faces(stations: int) -> np.ndarray:
+    first = 4 * np.arange(stations - 1)[:, None]
     sides = [
         np.concatenate([first + k, first + (k + 1) % 4, first + 4 + (k + 1) % 4, first + 4 + k], 1) for k in range(4)
     ]
-    last = 4 * (len(stations) - 1)
-    caps = [[0, 3, 2, 1], [last, last + 1, last + 2, last + 3]]
-    return _mesh(corners.reshape(-1, 3), _quads(np.concatenate([*sides, caps])), part)
+    last = 4 * (stations - 1)
+    return _quads(np.concatenate([*sides, [[0, 3, 2, 1], [last, last + 1, last + 2, last + 3]]]))
 
 
 def box(x, y, z, length, width, height, part: int) -> Mesh:
@@ -88,20 +95,25 @@ def box(x, y, z, length, width, height, part: int) -> Mesh:
 def frustum(start, end, radius0: float, radius1: float, part: int, sides: int = 8) -> Mesh:
     """A capped cone or cylinder between two points."""
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
-    axis = (end - start) / np.linalg.norm(end - start)
-    helper = np.array([0.0, 0, 1]) if abs(axis[2]) < 0.9 else np.array([1.0, 0, 0])
-    u = np.cross(axis, helper)
-    u /= np.linalg.norm(u)
-    v = np.cross(axis, u)
-    angle = 2 * np.pi * (np.arange(sides) + 0.5) / sides
-    circle = np.cos(angle)[:, None] * u + np.sin(angle)[:, None] * v
+    x, y, z = (end - start) / math.dist(start, end)
+    u = np.array([y, -x, 0.0]) / math.hypot(x, y) if abs(z) < 0.9 else np.array([0.0, z, -y]) / math.hypot(y, z)
+    v = np.array([y * u[2] - z * u[1], z * u[0] - x * u[2], x * u[1] - y * u[0]])
+    cosine, sine, faces = _frustum_faces(sides)
+    circle = cosine * u + sine * v
     vertices = np.concatenate([start + radius0 * circle, end + radius1 * circle, [start], [end]])
+    return _mesh(vertices, faces, part)
+
+
+@functools.cache
+def _frustum_faces(sides: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosine and sine (S, 1) of the corners, and the triangles."""
+    angle = 2 * np.pi * (np.arange(sides)[:, None] + 0.5) / sides
     k = np.arange(sides)
     n = (k + 1) % sides
     wall = _quads(np.stack([k, n, n + sides, k + sides], 1))
     bottom = np.stack([n, k, np.full(sides, 2 * sides)], 1)
     top = np.stack([k + sides, n + sides, np.full(sides, 2 * sides + 1)], 1)
-    return _mesh(vertices, np.concatenate([wall, bottom, top]), part)
+    return np.cos(angle), np.sin(angle), np.concatenate([wall, bottom, top])
 
 
 def wheel(x: float, y: float, radius: float, width: float, sides: int = 10) -> list[Mesh]:
@@ -118,7 +130,7 @@ def ring(x: float, z: float, radius: float, thickness: float, part: int, segment
     """A spoked wheel's tyre in the plane y = 0."""
     angle = 2 * np.pi * np.arange(segments + 1) / segments
     rim = np.stack([x + radius * np.cos(angle), np.zeros(segments + 1), z + radius * np.sin(angle)], -1)
-    return Mesh.merge([frustum(p, q, thickness, thickness, part, 4) for p, q in zip(rim[:-1], rim[1:], strict=True)])
+    return Mesh.merge([frustum(p, q, thickness, thickness, part, 4) for p, q in itertools.pairwise(rim)])
 
 
 def _icosphere() -> tuple[np.ndarray, np.ndarray]:

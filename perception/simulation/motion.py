@@ -17,8 +17,8 @@ _AHEAD = np.arange(0.5, 26.0, 1.5)
 
 @dataclass(eq=False)
 class Vehicle:
-    """One simulated vehicle (or a lorry with its trailer). `s` is the arc length of its middle on the route; `tail` is the
-    arc length by which a towed trailer's middle follows (0: none), `tail_length` its length."""
+    """One simulated vehicle (or a lorry with its trailer). `s` is the arc length of its middle on the route; `tail` is
+    the arc length by which a towed trailer's middle follows (0: none), `tail_length` its length."""
 
     route: Route
     s: float

@@ -1,4 +1,4 @@
-"""Who is where: parked vehicles, building sites and bicycle racks along the ego's route, traffic and pedestrians around it."""
+"""Who is where: parked vehicles, building sites and cycle racks along the ego's route, traffic and people around it."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Plots:
     def reserve(
         self, x: float, y: float, yaw: float, length: float, width: float, keep_off: np.ndarray | None = None
     ) -> bool:
-        """Take a rectangle if it is free and inside the map; `keep_off` is a mask of the same raster to stay away from."""
+        """Take a rectangle if it is free and inside the map; `keep_off` masks cells of the raster to stay away from."""
         pixels = np.round(corners(x, y, yaw, length, width) / _CELL).astype(np.int32)
         low, high = pixels.min(0), pixels.max(0) + 1
         if (low < 0).any() or (high > self.taken.shape[::-1]).any():
@@ -60,7 +60,11 @@ class Populator:
         self.ego_desired = speed
         length = speed * (duration + WARM_UP) + 90
         starts = [(k, f) for k in range(len(town.roads)) for f in (True, False)]
-        road, forward = starts[rng.integers(len(starts))]
+        # scenes that begin on the way to the middle of the map are twice as likely
+        middle = np.array(town.extent) / 2
+        ends = [town.crossings[town.roads[k].end if f else town.roads[k].start] for k, f in starts]
+        weights = 1 + (np.linalg.norm(np.array(ends) - middle, axis=1) < 75)
+        road, forward = starts[rng.choice(len(starts), p=weights / weights.sum())]
         lane = int(rng.integers(town.roads[road].lanes))
         turning = rng.choice([0.25, 0.75])
         self.ego_route = make_route(town, rng, road, forward, length + 60, lane=lane, turning=turning)
@@ -90,9 +94,10 @@ class Populator:
             "motorcycles",
             "truck",
             "cones",
-            "site",
+            "truck",
             "digger",
             "cars",
+            "bus",
             "trailer",
         ]
         deck: list[str] = []
@@ -100,7 +105,7 @@ class Populator:
             dense = road in on_route
             r = self.town.roads[road]
             for side in (-1, 1):
-                lateral = r.lanes * LANE + 1.25 if r.parking else r.half_width + SIDEWALK + 1.9
+                lateral = r.lanes * LANE + 1.45 if r.parking else r.half_width + SIDEWALK + 1.9
                 line = resample(
                     r.offset(-side * lateral, self.town.radii[r.start] + 7, self.town.radii[r.end] + 7), 0.5
                 )
@@ -109,14 +114,13 @@ class Populator:
                 keep_off = None if r.parking else pavement
                 at, end = self.rng.uniform(1, 8), arc_length(line)[-1] if len(line) > 1 else 0.0
                 while at < end - 7:
-                    if self.rng.random() < (0.52 if dense else 0.1):
+                    if self.rng.random() < (0.58 if dense else 0.12):
                         if not deck:
                             deck = list(self.rng.permutation(features))
                         at += self._feature(deck.pop(), line, at, keep_off, r.parking)
                     else:
-                        what = "car" if self.rng.random() < 0.5 else ""
-                        if what:
-                            self._park(what, line, at + 3, keep_off)
+                        if self.rng.random() < 0.62:
+                            self._park("car", line, at + 3, keep_off)
                         at += self.rng.uniform(5.8, 7.5)
 
     def _spot(self, line: np.ndarray, at: float, right: float = 0.0, turn: float = 0.0) -> tuple[float, float, float]:
@@ -139,6 +143,8 @@ class Populator:
             name = {"digger": "construction_vehicle"}.get(what, what)
             length = {"bus": 15.0, "trailer": 15.0, "truck": 10.0, "digger": 9.0}[what]
             self._park(name, line, at + length / 2, keep_off)
+            if what != "bus" and rng.random() < 0.5:  # warns of what is parked ahead
+                self._cones(line, at - 0.5, int(rng.integers(1, 4)), 0.9, keep_off)
             return length + 1
         if what == "cars":
             for k in range(2):
@@ -153,12 +159,7 @@ class Populator:
             return 1.25 * count + 2
         if what == "cones":
             count = int(rng.integers(3, 7))
-            for k in range(count):
-                self.still(
-                    "traffic_cone",
-                    *self._spot(line, at + 1 + 2 * k, rng.normal(-0.4, 0.15), rng.uniform(-3, 3)),
-                    keep_off,
-                )
+            self._cones(line, at + 1, count, 2.0, keep_off)
             return 2.0 * count + 1
         if what == "barriers":
             count = int(rng.integers(2, 5))
@@ -178,7 +179,7 @@ class Populator:
             gap=0.0,
         )
         for k in np.arange(1.5, length - 1, 3.0):
-            if rng.random() < 0.8:
+            if rng.random() < 0.65:
                 self.still(
                     "traffic_cone",
                     *self._spot(line, at + k, -1.6 + rng.normal(0, 0.06), 0.0),
@@ -189,6 +190,11 @@ class Populator:
             x, y, yaw = self._spot(line, machine + rng.uniform(-7, 7), rng.uniform(0, 3.0), rng.uniform(-3, 3))
             self.still("pedestrian", x, y, yaw, worker=True)
         return length + 3
+
+    def _cones(self, line: np.ndarray, at: float, count: int, spacing: float, keep_off) -> None:
+        for k in range(count):
+            spot = self._spot(line, at + spacing * k, self.rng.normal(-0.4, 0.15), self.rng.uniform(-3, 3))
+            self.still("traffic_cone", *spot, keep_off)
 
     # -- pedestrians ---------------------------------------------------------------------------------------------------
 
@@ -248,6 +254,9 @@ class Populator:
                 size = np.array([6.2, float(size[1]), min(3.6, float(size[2]))]) * [rng.uniform(0.9, 1.1), 1, 1]
                 tail = 0.5 * (size[0] + tail_length) + 0.45
             desired = rng.uniform(3.0, 5.5) if name == "bicycle" else rng.uniform(5.0, 12.0)
+            if (road, forward) in legs:  # nobody crawls in front of the ego for the whole scene
+                forward = forward if name != "bicycle" else not forward
+                desired = max(desired, 0.9 * self.ego_desired) if name != "bicycle" else desired
             length = desired * (self.duration + WARM_UP) + 120
             lateral = rng.uniform(0.7, 1.0) + (town.roads[road].half_width - town.roads[road].lanes * LANE)
             route = make_route(
@@ -330,7 +339,7 @@ def populate(
     """
     populator = Populator(town, ground, plots, rng, duration, dusk)
     populator.kerbside(pavement)
-    walkers = populator.pedestrians(density=rng.uniform(0.7, 1.3))
+    walkers = populator.pedestrians(density=rng.uniform(0.5, 1.1))
     ego = populator.traffic(int(rng.integers(22, 34)), walkers)
     actors = populator.actors
     ego_body = Track(ego.times, ego.states + _ahead(ego.states))

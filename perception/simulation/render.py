@@ -1,7 +1,7 @@
 """Ray casting: where rays meet the static town, the things that move, and the ground, at one moment.
 
-Embree (open3d) holds two scenes: the static soup, built once, and the moving soup, rebuilt for every exposure; the nearer
-hit counts. The ground is intersected in closed form.
+Embree (open3d) holds two scenes: the static soup, built once, and the moving soup, rebuilt for every exposure; the
+nearer hit counts. The ground is intersected in closed form.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ GROUND, SKY = -1, -2
 
 @dataclass(frozen=True)
 class Hits:
-    """Of R rays: `distance` (R,) in units of the direction (inf: sky), `surface` (R,) index of the triangle, GROUND or SKY,
-    `normal` (R, 3) unit, towards the sensor; `kerb` (R,) whether the ground's hit is a kerb's side."""
+    """Of R rays: `distance` (R,) in units of the direction (inf: sky), `surface` (R,) index of the triangle, GROUND or
+    SKY, `normal` (R, 3) unit, towards the sensor; `kerb` (R,) whether the ground's hit is a kerb's side."""
 
     distance: np.ndarray
     surface: np.ndarray
@@ -71,7 +71,7 @@ class Snapshot:
         return o3d.core.Tensor.from_numpy(rays)
 
     def cast(self, origin: np.ndarray, directions: np.ndarray) -> Hits:
-        """First hits of rays from `origin` (3,), which lies above the kerb's height, along `directions` (R, 3) float32."""
+        """First hits of rays from `origin` (3,), which lies above the kerbs, along unit `directions` (R, 3) float32."""
         distance, kerb = self.stage.ground.intersect(origin, directions)
         surface = np.where(np.isfinite(distance), GROUND, SKY).astype(np.int32)
         normal = np.zeros((len(directions), 3), np.float32)
@@ -86,7 +86,7 @@ class Snapshot:
             distance[nearer] = t[nearer]
             surface[nearer] = answer["primitive_ids"].numpy()[nearer].astype(np.int32) + first
             n, d = answer["primitive_normals"].numpy()[nearer], directions[nearer]
-            away = (n * d).sum(1) > 0
+            away = np.einsum("ij,ij->i", n, d) > 0
             normal[nearer] = np.where(away[:, None], -n, n)
         on_kerb = np.flatnonzero(kerb & (surface == GROUND))
         flat = directions[on_kerb, :2]
@@ -102,6 +102,14 @@ class Snapshot:
             if scene is not None and len(points):
                 shade |= scene.test_occlusions(rays, tnear=0.02, nthreads=self.stage.threads).numpy()
         return shade
+
+    def local_points(self, owner: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Points (P, 3) in the frames of their owners (P,)."""
+        local = np.empty_like(points)
+        for i in range(3):
+            row = [np.ascontiguousarray(self.local[:, i, j])[owner] for j in range(4)]
+            local[:, i] = row[0] * points[:, 0] + row[1] * points[:, 1] + row[2] * points[:, 2] + row[3]
+        return local
 
     def instance_of(self, surface: np.ndarray) -> np.ndarray:
         """Instance numbers of hit surfaces; NO_INSTANCE for ground, sky and scenery."""

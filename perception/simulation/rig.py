@@ -1,7 +1,7 @@
 """The sensor rig: six cameras and LIDAR_TOP of a nuScenes car, scaled to a profile's image, jittered per scene.
 
-Mounts and intrinsics are those of one real vehicle (log n015-2018-07-24-11-22-45+0800), rounded; the exposure offsets are
-the time stamps of the same key frame relative to its LiDAR sweep (the stamp of a sweep is its end).
+Mounts and intrinsics are those of one real vehicle (log n015-2018-07-24-11-22-45+0800), rounded; the exposure offsets
+are the time stamps of the same key frame relative to its LiDAR sweep (the stamp of a sweep is its end).
 """
 
 from dataclasses import dataclass
@@ -78,8 +78,8 @@ def scaled_intrinsics(focal: float, cx: float, cy: float, profile: Profile) -> n
 
 
 def make_rig(profile: Profile, rng: np.random.Generator | None = None) -> list[SensorRecord]:
-    """The six cameras, then LIDAR_TOP. With `rng`, mounts and intrinsics are jittered by what two cars of a fleet differ
-    by (0.6 degrees, 1.5 cm, 0.6 % of the focal length, 6 pixels); without, the nominal rig."""
+    """The six cameras, then LIDAR_TOP. With `rng`, mounts and intrinsics are jittered by what two cars of a fleet
+    differ by (0.6 degrees, 1.5 cm, 0.6 % of the focal length, 6 pixels); without, the nominal rig."""
     sensors = []
     for mount in (*CAMERA_MOUNTS, LIDAR_MOUNT):
         sensor2ego = pose(mount.translation, mount.rotation)

@@ -3,13 +3,13 @@
 import numpy as np
 
 from common.geometry import yaw_pose
-from perception.simulation import shapes
+from perception.simulation import street_furniture as shapes
 from perception.simulation.ground import RESOLUTION, Ground
 from perception.simulation.populate import Plots
 from perception.simulation.solids import SolidsBuilder, make_palette
 from perception.simulation.town import SIDEWALK, Town, resample
 
-# per district: lot width, depth, height ranges (m), the setback behind the sidewalk, probability to build, trees per kerb
+# per district: lot width, depth, height ranges (m), setback behind the sidewalk, probability to build, trees per kerb
 DISTRICTS = {
     "downtown": ((14, 30), (12, 22), (10, 38), (0.5, 9), 0.92, 0.45),
     "residential": ((8, 15), (8, 12), (4.5, 8.5), (4.5, 12), 0.8, 0.8),

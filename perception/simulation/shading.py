@@ -1,4 +1,4 @@
-"""Colour of hits: sun with cast shadows, sky light, gloss, windows, albedo noise, haze; then exposure and sensor noise."""
+"""Colour of hits: sun with cast shadows, sky light, gloss, windows, noise, haze; then exposure and sensor noise."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,10 @@ from perception.simulation.ground import noise_tile
 from perception.simulation.render import GROUND, SKY, Hits, Snapshot
 
 _TEXELS_PER_METRE = 22.0
+# linear RGB of the sun, the ambient light, the zenith and the horizon
+_CLEAR = ((1.0, 0.95, 0.86), (0.48, 0.55, 0.66), (0.2, 0.38, 0.72), (0.72, 0.8, 0.88))
+_OVERCAST = ((1.0, 0.95, 0.86), (0.72, 0.76, 0.82), (0.62, 0.67, 0.74), (0.8, 0.82, 0.85))
+_DUSK = ((1.5, 0.85, 0.42), (0.32, 0.33, 0.45), (0.2, 0.27, 0.48), (0.75, 0.5, 0.38))
 
 
 @dataclass(frozen=True)
@@ -29,26 +33,28 @@ class Light:
     @staticmethod
     def draw(rng: np.random.Generator) -> "Light":
         """Clear or overcast day, or dusk (a quarter of the scenes)."""
-        dusk = bool(rng.random() < 0.25)
+        dusk, overcast = bool(rng.random() < 0.25), bool(rng.random() < 0.3)
         azimuth = rng.uniform(0, 2 * np.pi)
         elevation = np.deg2rad(rng.uniform(7, 16) if dusk else rng.uniform(28, 68))
         sun = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-        a = lambda *rgb: np.array(rgb, np.float32)  # noqa: E731
         if dusk:
-            return Light(
-                sun, a(1.5, 0.85, 0.42) * rng.uniform(0.5, 1.0), a(0.32, 0.33, 0.45), a(0.2, 0.27, 0.48), a(0.95, 0.6, 0.4),
-                rng.uniform(1.15, 1.5), rng.uniform(220, 400), True, rng.uniform(0.1, 0.7),
-            )  # fmt: skip
-        overcast = rng.random() < 0.3
-        strength = rng.uniform(0.1, 0.5) if overcast else rng.uniform(1.7, 2.4)
-        ambient = a(0.72, 0.76, 0.82) if overcast else a(0.48, 0.55, 0.66)
-        zenith, horizon = (
-            (a(0.62, 0.67, 0.74), a(0.8, 0.82, 0.85)) if overcast else (a(0.2, 0.38, 0.72), a(0.72, 0.8, 0.88))
-        )
+            sky, strength = _DUSK, rng.uniform(0.5, 1.0)
+        elif overcast:
+            sky, strength = _OVERCAST, rng.uniform(0.1, 0.5)
+        else:
+            sky, strength = _CLEAR, rng.uniform(1.7, 2.4)
+        sun_colour, ambient, zenith, horizon = (np.array(rgb, np.float32) for rgb in sky)
         return Light(
-            sun, a(1.0, 0.95, 0.86) * strength, ambient * rng.uniform(0.85, 1.15), zenith, horizon,
-            rng.uniform(0.85, 1.2), rng.uniform(250, 700), False, rng.uniform(0.0, 0.9),
-        )  # fmt: skip
+            sun=sun,
+            sun_colour=sun_colour * np.float32(strength),
+            ambient=ambient * np.float32(rng.uniform(0.85, 1.15)),
+            zenith=zenith,
+            horizon=horizon,
+            exposure=rng.uniform(1.15, 1.5) if dusk else rng.uniform(0.85, 1.2),
+            haze=rng.uniform(300, 900),
+            dusk=dusk,
+            clouds=rng.uniform(0.0, 0.8),
+        )
 
 
 class Shader:
@@ -59,10 +65,12 @@ class Shader:
         tile = noise_tile(rng, 512, (1, 4, 16, 64), (0.05, 0.06, 0.07, 0.06)) - 1
         self.noise = np.tile(tile, (2, 2))  # a lookup below 512 never meets the edge
         self.clouds = noise_tile(rng, 512, (8, 32, 64, 128), (0.1, 0.2, 0.25, 0.25)) - 1
-        self.grain = rng.standard_normal((1, 1 << 18)).astype(np.float32)
+        self.grain = rng.standard_normal(1 << 19, np.float32)
 
     def _lookup(self, texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
         """Values (P,) of a tile of 512 texels at uv (P, 2) in texels."""
+        if not len(uv):
+            return np.zeros(0, np.float32)
         pad = -len(uv) % 256
         uv = np.concatenate([uv, np.zeros((pad, 2), np.float32)]).reshape(256, -1, 2)
         uv = uv - 512 * np.floor(uv * (1 / 512))
@@ -97,7 +105,7 @@ class Shader:
         uv = d[:, :2] / (up[:, None] + 0.15) * 90 + 700
         cover = np.clip(self._lookup(self.clouds, uv.astype(np.float32)) * 2.5 + light.clouds - 0.4, 0, 0.9)[:, None]
         colour = colour + cover * (1.05 * light.horizon - colour)
-        glare = np.maximum(d @ light.sun.astype(np.float32), 0) ** 24
+        glare = _power(np.maximum(d @ light.sun.astype(np.float32), 0), 4)
         return colour + glare[:, None] * light.sun_colour * 0.35
 
     def _sunlight(self, snapshot: Snapshot, points, normals) -> np.ndarray:
@@ -124,8 +132,7 @@ class Shader:
         triangle = hits.surface[index]
         owner = stage.owner[triangle]
         p, n, d = points[index], hits.normal[index], directions[index]
-        frame = snapshot.local[owner]
-        local = np.matmul(frame[:, :, :3], p[:, :, None])[:, :, 0] + frame[:, :, 3]
+        local = snapshot.local_points(owner, p)
         gloss, glow, _, noise = stage.surface[triangle].T
         at = stage.noise_at[owner]
         mixed = np.stack(
@@ -150,14 +157,14 @@ class Shader:
         lit = self._sunlight(snapshot, p, n)
         ambient = (0.72 + 0.28 * n[:, 2])[:, None] * light.ambient
         colour = albedo * (lit[:, None] * light.sun_colour + ambient + glow[:, None])
-        facing = -(n * d).sum(1)
-        fresnel = gloss * (0.12 + 0.88 * (1 - np.clip(facing, 0, 1)) ** 4)
+        facing = -np.einsum("ij,ij->i", n, d)
+        fresnel = gloss * (0.12 + 0.88 * _power(1 - np.clip(facing, 0, 1), 2))
         mirrored = d[:, 2] + 2 * facing * n[:, 2]
         reflected = np.where(
             (mirrored > 0)[:, None], light.horizon + mirrored[:, None] * (light.zenith - light.horizon), 0.12
         )
         colour += fresnel[:, None] * (reflected - colour)
-        shine = np.maximum((d + 2 * facing[:, None] * n) @ light.sun.astype(np.float32), 0) ** 40
+        shine = _power(np.maximum((d + 2 * facing[:, None] * n) @ light.sun.astype(np.float32), 0), 5)
         colour += (gloss * shine * (lit > 0))[:, None] * light.sun_colour * 0.6
         linear[index] = colour
 
@@ -172,8 +179,15 @@ class Shader:
     def _develop(self, linear: np.ndarray, rng) -> np.ndarray:
         x = linear * np.float32(self.light.exposure)
         grey = np.sqrt(1.5 * x / (0.75 + x)) * 0.92
-        start = int(rng.integers(self.grain.size))
-        grain = np.resize(np.roll(self.grain, -start), grey.shape)
+        start = int(rng.integers(self.grain.size // 2))
+        grain = np.resize(self.grain[start:], grey.shape)
         sigma = 0.008 if not self.light.dusk else 0.016
-        image = grey + np.float32(sigma) * grain
-        return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+        image = grey * np.float32(255) + np.float32(255 * sigma) * grain
+        return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _power(x: np.ndarray, doublings: int) -> np.ndarray:
+    """x to the power 2 ** doublings."""
+    for _ in range(doublings):
+        x = x * x
+    return x

@@ -129,9 +129,9 @@ def _per_part(default: float, values: dict[str, float]) -> np.ndarray:
 class Solids:
     """A soup of objects. Vertices are in their owner's frame; `poses` (M, 4, 4) is owner2global at rest.
 
-    Per triangle: `triangles` (T, 3), `owner` (T,), `colour` (T, 3), `surface` (T, 4) = gloss, glow, reflectivity, noise,
-    `facade` (T,) bool. Per owner: `instance` (M,) or NO_INSTANCE, `windows` (M, 4), `noise_at` (M, 3) where in the noise
-    texture the owner lies.
+    Per triangle: `triangles` (T, 3), `owner` (T,), `colour` (T, 3), `surface` (T, 4) = gloss, glow, reflectivity,
+    noise, `facade` (T,) bool. Per owner: `instance` (M,) or NO_INSTANCE, `windows` (M, 4), `noise_at` (M, 3) where in
+    the noise texture the owner lies.
     """
 
     vertices: np.ndarray

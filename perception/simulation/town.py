@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANE = 3.5
-PARKING = 2.5
+LANE = 3.6
+PARKING = 2.7
 SIDEWALK = 3.6
 MARGIN = 75.0
 STEP = 0.5  # spacing of centreline points
@@ -28,7 +28,7 @@ class Road:
         return self.lanes * LANE + (PARKING if self.parking else 0.4)
 
     def offset(self, lateral: float, low: float = 0.0, high: float = 0.0) -> np.ndarray:
-        """The centreline shifted by `lateral` to the left (negative: right), `low` and `high` metres cut off its ends."""
+        """The centreline shifted by `lateral` to the left (negative: right), cut by `low` and `high` metres."""
         heading = np.gradient(self.points, axis=0)
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         shifted = self.points + lateral * np.stack([-heading[:, 1], heading[:, 0]], -1)
@@ -89,7 +89,7 @@ def connect(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def make_town(rng: np.random.Generator, size: int, district: str) -> Town:
-    """A town of size x size crossings. Every crossing keeps at least two roads, so that traffic never meets a dead end."""
+    """A town of size x size crossings. Every crossing keeps two roads or more, so traffic never meets a dead end."""
     spacing = rng.uniform(82, 100)
     index = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="xy"), -1).reshape(-1, 2)
     crossings = MARGIN + spacing * index + rng.uniform(-11, 11, (size * size, 2))
@@ -113,7 +113,7 @@ def make_town(rng: np.random.Generator, size: int, district: str) -> Town:
         points = bezier(crossings[a], crossings[a] + reach * u, crossings[b] - reach * v, crossings[b])
         line = index[a][1 - axis]
         lanes = 2 if (axis, line) == avenue else 1
-        roads.append(Road(a, b, points, lanes, bool(rng.random() < (0.9 if lanes == 1 else 0.5))))
+        roads.append(Road(a, b, points, lanes, bool(rng.random() < (0.6 if lanes == 1 else 0.4))))
     radii = np.zeros(size * size)
     for n in range(size * size):
         radii[n] = max(road.half_width for road in roads if n in (road.start, road.end)) + 6.0

@@ -171,10 +171,12 @@ def visibility_level(share: float) -> int:
     return 1 + sum(share >= edge for edge in (0.4, 0.6, 0.8))
 
 
-def annotate(actors: list[Actor], ego: np.ndarray, time: float, shares, cloud, lidar2global) -> list[AnnotationRecord]:
-    """The boxes of one key frame, within 70 m of the ego (2,), also those without a point. Instances are the actors'
-    indices. A sample of an object's surface counts as visible if one of the six images shows the object there; the level
-    follows from the share of visible samples, of which a solid object seen from one side shows about half (`full`)."""
+def annotate(
+    actors: list[Actor], ego: np.ndarray, time: float, shares: np.ndarray, cloud: np.ndarray, lidar2global: np.ndarray
+) -> list[AnnotationRecord]:
+    """The boxes of one key frame within 70 m of the ego (2,), also those without a point; instances are the actors'
+    indices. `shares` (N,) is what the six images show of every actor (see `_Recorder._look`); `cloud` (P, 5) the key
+    sweep as written, `lidar2global` its pose."""
     near = [k for k, actor in enumerate(actors) if np.linalg.norm(actor.track.at(time)[:2] - ego) <= ANNOTATED_WITHIN]
     if not near:
         return []
