@@ -6,6 +6,7 @@ a plain JSON record under OUT/.scenes, so that an interrupted or extended run si
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -183,16 +184,21 @@ def _write_atomically(file: Path, data: bytes):
     os.replace(part, file)
 
 
+def scene_seed(seed: int, name: str) -> int:
+    """Seed (64 bits) of one scene: independent of which other scenes are asked for, and of their order."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "big")
+
+
 def _simulate(out: str, name: str, seed: int, profile: "Profile", progress=None):
     """Simulate one scene and leave its record; the record is the sign that every file of the scene is complete."""
     import cv2
     import numpy as np
-    from perception.simulation.world import simulate_scene
 
+    from perception.simulation.world import simulate_scene
     from perception.simulation.writer import scene_to_dict
 
     root = Path(out)
-    scene = simulate_scene(name=name, seed=seed, profile=profile, root=root, progress=progress)
+    scene = simulate_scene(name=name, seed=scene_seed(seed, name), profile=profile, root=root, progress=progress)
     png = cv2.imencode(".png", np.asarray(scene.drivable, np.uint8))[1]
     _write_atomically(root / RECORDS / f"{name}.png", png.tobytes())
     _write_atomically(root / RECORDS / f"{name}.json", json.dumps(scene_to_dict(scene)).encode())

@@ -107,8 +107,9 @@ def scene_from_dict(data: dict, drivable: np.ndarray) -> SceneRecord:
 def write_tables(root: str | Path, scenes: list[SceneRecord], version: str) -> Path:
     """Write ROOT/VERSION/*.json (13 tables) and ROOT/maps/*.png; the scenes' sensor files must lie under ROOT already.
 
-    The mask of a scene holds 255 where `drivable` is non-zero; `drivable` (rows, columns) has row 0 at y = 0 and
-    column 0 at x = 0 of the global frame. Replaces an older ROOT/VERSION in one step, after everything is written.
+    The mask of a scene holds 255 where `drivable` is non-zero; `drivable` (rows, columns) is laid out as
+    nuScenes' masks: the last row begins at y = 0, the first column at x = 0 of the global frame.
+    Replaces an older ROOT/VERSION once everything is written.
 
     Returns: the folder ROOT/VERSION.
     Raises: ValueError for a record that contradicts itself, DataError for a sensor file that is not there.
@@ -343,8 +344,7 @@ def drivable_mask(scene: SceneRecord) -> np.ndarray:
         mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     reach = np.max([c.ego2global[:2, 3] for c in scene.captures], axis=0) + MAP_MARGIN
     columns, rows = np.ceil(reach / MAP_RESOLUTION).astype(int)
-    mask = np.pad(mask, ((0, max(0, rows - mask.shape[0])), (0, max(0, columns - mask.shape[1]))))
-    return mask[::-1].copy()
+    return np.pad(mask, ((max(0, rows - mask.shape[0]), 0), (0, max(0, columns - mask.shape[1]))))
 
 
 def _write_mask(root: Path, scene: SceneRecord) -> str:

@@ -66,7 +66,7 @@ def make_scene(root, name="scene-0061", frames=4, seed=0):
         )  # fmt: skip
         annotations.append([car, truck] if t == 2 else [car, truck, walker])
     drivable = np.zeros((500, 750), np.uint8)
-    drivable[350:450] = 1  # y in [70, 90) at 0.2 m
+    drivable[50:150] = 1  # y in [70, 90) at 0.2 m: the last row begins at y = 0
     return SceneRecord(name, "a made-up road", "town", sensors, captures, times, annotations, drivable, 0.2)
 
 
