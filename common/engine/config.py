@@ -87,9 +87,12 @@ def override(cfg: Config, options: dict) -> None:
     mmengine would add it in silence; `+a.b=value` adds one on purpose. The Runner's own arguments (`load_from`, ...)
     may always be set.
 
+    A config may declare `linked = {variable: [keys]}`: setting the variable sets every key made of it. Such a config's
+    other variables are ingredients already used up, so overriding one would change nothing and is refused.
+
     Raises: ConfigError with the nearest existing key.
     """
-    for key, value in options.items():
+    for key, value in _with_linked(cfg, options).items():
         add = key.startswith("+")
         key = key.removeprefix("+")
         check_key(cfg, key, value, add=add or key in _runner_arguments())
@@ -97,6 +100,21 @@ def override(cfg: Config, options: dict) -> None:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, IndexError) as error:
             raise ConfigError(f"--cfg-options {key}: {error}") from error
+
+
+def _with_linked(cfg: Config, options: dict) -> dict:
+    linked = cfg.get("linked") or {}
+    expanded = {}
+    for key, value in options.items():
+        root = key.split(".")[0]
+        if linked and root in cfg._cfg_dict and root not in linked and root not in _runner_arguments():
+            raise ConfigError(
+                f"--cfg-options {key}: {root} is an ingredient of the config file, nothing reads it afterwards: set "
+                f"the keys made of it, or one of the linked variables ({', '.join(linked)})"
+            )
+        expanded[key] = value
+        expanded.update(dict.fromkeys(linked.get(key, ()), value))
+    return expanded
 
 
 def check_key(cfg: Config, key: str, value=None, *, add: bool = False) -> None:
