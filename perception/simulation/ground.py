@@ -75,9 +75,8 @@ class Ground:
 
     def colour(self, xy: np.ndarray, footprint: np.ndarray) -> np.ndarray:
         """RGB (P, 3) float32 in [0, 1] at points (P, 2), from the texture level that fits the pixel's footprint (m)."""
-        level = (
-            np.clip(np.log2(np.maximum(footprint, 1e-3) / RESOLUTION) / 2, 0, MIP_LEVELS - 1).round().astype(np.int8)
-        )
+        level = np.log2(np.maximum(footprint, 1e-3) * (1 / RESOLUTION)) / 2 + 0.2
+        level = np.clip(level, 0, MIP_LEVELS - 1).astype(np.int8)
         out = np.empty((len(xy), 3), np.uint8)
         for k, texture in enumerate(self.texture):
             chosen = np.flatnonzero(level == k)

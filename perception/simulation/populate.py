@@ -13,22 +13,20 @@ from perception.simulation.town import LANE, ROUTE_STEP, SIDEWALK, Town, arc_len
 
 EGO_LENGTH, EGO_WIDTH = EGO_FRONT - EGO_BACK, 2 * EGO_HALF_WIDTH
 EGO_MIDDLE = 0.5 * (EGO_FRONT + EGO_BACK)  # of the body, ahead of the rear axle
-_CELL = 0.2
+CELL = 0.2
 
 
 class Plots:
     """Which ground is taken: a raster on which footprints are reserved."""
 
-    extent_cell = _CELL
-
     def __init__(self, extent: tuple[float, float]):
-        self.taken = np.zeros((int(extent[1] / _CELL) + 1, int(extent[0] / _CELL) + 1), np.uint8)
+        self.taken = np.zeros((int(extent[1] / CELL) + 1, int(extent[0] / CELL) + 1), np.uint8)
 
     def reserve(
         self, x: float, y: float, yaw: float, length: float, width: float, keep_off: np.ndarray | None = None
     ) -> bool:
         """Take a rectangle if it is free and inside the map; `keep_off` masks cells of the raster to stay away from."""
-        pixels = np.round(corners(x, y, yaw, length, width) / _CELL).astype(np.int32)
+        pixels = np.round(corners(x, y, yaw, length, width) / CELL).astype(np.int32)
         low, high = pixels.min(0), pixels.max(0) + 1
         if (low < 0).any() or (high > self.taken.shape[::-1]).any():
             return False

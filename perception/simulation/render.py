@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import open3d as o3d
 
+from common.geometry import invert, transform
 from perception.simulation.ground import Ground
 from perception.simulation.solids import NO_INSTANCE, Solids, global2owner
 
@@ -124,3 +125,31 @@ def pixel_directions(cam2img: np.ndarray, width: int, height: int) -> np.ndarray
     pixels = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3)
     directions = pixels @ np.linalg.inv(cam2img).T
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def seen_samples(
+    snapshot: Snapshot,
+    cam2img: np.ndarray,
+    shape: tuple[int, int],
+    cam2global: np.ndarray,
+    points: np.ndarray,
+    instance: np.ndarray,
+) -> np.ndarray:
+    """Which points (P, 3) on the surfaces of instances (P,) an image of `shape` (H, W) shows.
+
+    A point counts if it lies in the image and the first thing on the ray towards it is its own instance. A point on the
+    far side is thus stood for by the near side that covers it, so the share of an instance's points that count is about
+    the share of its silhouette that nothing hides: 1 for an object in the open, whichever side it shows.
+    """
+    local = transform(invert(cam2global), points)
+    ahead = np.flatnonzero(local[:, 2] > 0.2)
+    pixel = local[ahead] @ cam2img.T
+    uv = pixel[:, :2] / pixel[:, 2:]
+    inside = ahead[((uv >= -0.5) & (uv < np.array(shape[::-1]) - 0.5)).all(1)]
+    rays = points[inside] - cam2global[:3, 3]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    seen = np.zeros(len(points), bool)
+    if len(inside):
+        hits = snapshot.cast(cam2global[:3, 3], rays.astype(np.float32))
+        seen[inside] = snapshot.instance_of(hits.surface) == instance[inside]
+    return seen

@@ -4,8 +4,8 @@ import numpy as np
 
 from common.geometry import yaw_pose
 from perception.simulation import street_furniture as shapes
-from perception.simulation.ground import RESOLUTION, Ground
-from perception.simulation.populate import Plots
+from perception.simulation.ground import DIRT, GRASS, PAVING, RESOLUTION, Ground
+from perception.simulation.populate import CELL, Plots
 from perception.simulation.solids import SolidsBuilder, make_palette
 from perception.simulation.town import SIDEWALK, Town, resample
 
@@ -123,10 +123,8 @@ def _wild(town, plots, pavement, solids, rng) -> None:
 
 def pavement_mask(ground: Ground, plots: Plots) -> np.ndarray:
     """Cells of `plots` that are road or sidewalk: the ground's labels sampled at the cells' middles."""
-    from perception.simulation.ground import DIRT, GRASS, PAVING
-
     rows, cols = plots.taken.shape
-    step = plots.extent_cell / RESOLUTION
+    step = CELL / RESOLUTION
     r = np.clip(((np.arange(rows) + 0.5) * step).astype(int), 0, ground.labels.shape[0] - 1)
     c = np.clip(((np.arange(cols) + 0.5) * step).astype(int), 0, ground.labels.shape[1] - 1)
     labels = ground.labels[np.ix_(r, c)]

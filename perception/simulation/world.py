@@ -8,14 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.geometry import invert, quaternion, transform, yaw_pose
+from common.geometry import quaternion, transform, yaw_pose
 from perception.simulation.actors import Actor
 from perception.simulation.ground import RESOLUTION, Ground, make_ground
 from perception.simulation.lidar import count_inside, sweep
 from perception.simulation.populate import Cast, Plots, populate
 from perception.simulation.profiles import Profile
 from perception.simulation.records import AnnotationRecord, CaptureRecord, SceneRecord, SensorRecord
-from perception.simulation.render import SKY, Snapshot, Stage, pixel_directions
+from perception.simulation.render import Snapshot, Stage, pixel_directions, seen_samples
 from perception.simulation.rig import KEYFRAME_PERIOD, OFFSETS, make_rig, small_rotation
 from perception.simulation.scenery import decorate, pavement_mask
 from perception.simulation.shading import Light, Shader
@@ -131,29 +131,16 @@ class _Recorder:
     def _look(
         self, seen: np.ndarray, snapshot: Snapshot, camera: SensorRecord, cam2global: np.ndarray, time: float
     ) -> None:
-        """Mark the surface samples whose pixel shows their own object: the ray towards a sample meets the object, if
-        nothing else comes first."""
-        ego = cam2global[:3, 3]
-        near = [
-            k for k, actor in enumerate(self.world.cast.actors)
-            if np.linalg.norm(actor.track.at(time)[:2] - ego[:2]) < ANNOTATED_WITHIN + 5
-        ]  # fmt: skip
-        if not near:
-            return
-        points = np.concatenate([transform(self.world.cast.actors[k].pose(time), self.samples[k]) for k in near])
-        owner = np.repeat(near, VISIBILITY_SAMPLES)
-        column = np.tile(np.arange(VISIBILITY_SAMPLES), len(near))
-        local = transform(invert(cam2global), points)
-        ahead = local[:, 2] > 0.2
-        pixel = local @ camera.cam2img.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            u, v = pixel[:, 0] / pixel[:, 2], pixel[:, 1] / pixel[:, 2]
-        inside = ahead & (u >= -0.5) & (u < camera.width - 0.5) & (v >= -0.5) & (v < camera.height - 0.5)
-        rays = points[inside] - ego
-        rays = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
-        hits = snapshot.cast(ego, rays)
-        own = snapshot.instance_of(hits.surface) == owner[inside]
-        seen[owner[inside][own & (hits.surface != SKY)], column[inside][own & (hits.surface != SKY)]] = True
+        """Mark in `seen` (N, S) the surface samples of the actors that this exposure shows."""
+        actors, here = self.world.cast.actors, cam2global[:2, 3]
+        reach = ANNOTATED_WITHIN + 5
+        near = [k for k, a in enumerate(actors) if np.linalg.norm(a.track.at(time)[:2] - here) < reach]
+        if near:
+            points = np.stack([transform(actors[k].pose(time), self.samples[k]) for k in near])
+            owner = np.repeat(near, VISIBILITY_SAMPLES)
+            shape = (camera.height, camera.width)
+            found = seen_samples(snapshot, camera.cam2img, shape, cam2global, points.reshape(-1, 3), owner)
+            seen[near] |= found.reshape(len(near), VISIBILITY_SAMPLES)
 
     def sweep(self, time: float, keyframe: int, key: bool) -> tuple[np.ndarray, np.ndarray]:
         """One sweep. Returns the points (P, 5) as written, and lidar2global."""
