@@ -19,8 +19,8 @@ TRUTH_IN_BEV: Color = (70, 225, 95)
 BACKGROUND: Color = (18, 20, 26)
 CAPTION: Color = (225, 228, 235)
 CLASS_COLORS: tuple[Color, ...] = (  # of the ten classes of docs/conventions.md, in that order; others start again
-    (255, 158, 0), (255, 99, 71), (233, 150, 70), (255, 127, 200), (255, 140, 0),
-    (112, 160, 215), (255, 61, 99), (220, 20, 60), (60, 130, 255), (100, 220, 230),
+    (255, 158, 0), (255, 90, 70), (176, 128, 78), (255, 127, 200), (172, 112, 255),
+    (112, 160, 215), (255, 236, 120), (215, 20, 75), (50, 120, 255), (95, 220, 235),
 )  # fmt: skip
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 CAMERA_GRID = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -278,9 +278,11 @@ def evaluation_picture(
         tile = draw_boxes_on_image(tile, boxes_pred, to_tile, colors, thickness=1)
         tiles.append(caption_above(tile, camera))
     cameras = montage(tiles, columns=3)
-    size = max(cameras.shape[0], 480)
+    size = max(cameras.shape[0], 600)
     bev = draw_bev(points, boxes_gt, boxes_pred, x=x, y=y, size=size, pred_colors=colors, mask=mask)
-    cameras = cv2.copyMakeBorder(cameras, 0, size - cameras.shape[0], 0, 6, cv2.BORDER_CONSTANT, value=BACKGROUND)
+    spare = size - cameras.shape[0]
+    border = (spare // 2, spare - spare // 2, 0, 6)
+    cameras = cv2.copyMakeBorder(cameras, *border, cv2.BORDER_CONSTANT, value=BACKGROUND)
     picture = np.concatenate([cameras, bev], 1)
     return np.concatenate([_legend(picture.shape[1], title, labels_pred, classes), picture])
 
