@@ -17,6 +17,17 @@ from mmengine.runner import Runner
 
 from common.errors import ConfigError
 
+# Top-level keys that mmengine's Runner and ours read from the config, besides the Runner's arguments.
+READ_FROM_CONFIG = {
+    "activation_checkpointing",
+    "compile",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "load_strict",
+    "model_wrapper_cfg",
+    "sync_bn",
+}
+
 _is_builtin_module = mm_utils._is_builtin_module
 
 
@@ -107,7 +118,8 @@ def _with_linked(cfg: Config, options: dict) -> dict:
     expanded = {}
     for key, value in options.items():
         root = key.split(".")[0]
-        if linked and root in cfg._cfg_dict and root not in linked and root not in _runner_arguments():
+        read = root in linked or root in _runner_arguments() or root in READ_FROM_CONFIG
+        if linked and root in cfg._cfg_dict and not read:
             raise ConfigError(
                 f"--cfg-options {key}: {root} is an ingredient of the config file, nothing reads it afterwards: set "
                 f"the keys made of it, or one of the linked variables ({', '.join(linked)})"

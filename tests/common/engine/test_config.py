@@ -76,6 +76,20 @@ def test_arguments_of_the_runner_can_always_be_set(cfg):
     assert cfg.load_from == "a.pth"
 
 
+def test_a_linked_variable_sets_every_key_made_of_it(cfg):
+    cfg.merge_from_dict({"depth": 50, "linked": {"depth": ["model.backbone.depth", "pipeline.0.scale"]}})
+    override(cfg, {"depth": 18})
+    assert (cfg.depth, cfg.model.backbone.depth, cfg.pipeline[0].scale) == (18, 18, 18)
+
+
+def test_a_variable_that_is_used_up_already_is_refused_where_variables_are_linked(cfg):
+    cfg.merge_from_dict({"depth": 50, "width": 8, "sync_bn": None, "linked": {"depth": ["model.backbone.depth"]}})
+    with pytest.raises(ConfigError, match=r"width is an ingredient .* linked variables \(depth\)"):
+        override(cfg, {"width": 16})
+    override(cfg, {"sync_bn": "torch", "train_cfg.max_iters": 3})  # the Runner reads these
+    assert cfg.sync_bn == "torch"
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
