@@ -1,0 +1,85 @@
+"""Writes benchmarks/results/NAME.md: heading, command, commit, device, seeds, then the body."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def write_report(
+    name: str, title: str, body: str, *, seeds: Iterable[int], device: str | None = None, command: str | None = None
+) -> Path:
+    """Write benchmarks/results/`name`.md and return its path.
+
+    Args: body, Markdown; seeds, all that were used; device, default this CPU and PyTorch; command, default the one
+    that runs now.
+    """
+    threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
+    command = command or " ".join([*threads, "python", *(_relative(argument) for argument in sys.argv)])
+    lines = [
+        f"# {title}",
+        "",
+        f"    {command}",
+        "",
+        f"- commit: {commit()}",
+        f"- device: {device or describe_device()}",
+        f"- seeds: {', '.join(map(str, seeds))}",
+        "",
+        body.strip(),
+        "",
+    ]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are right-aligned."""
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def commit() -> str:
+    """Short hash and whether tracked files outside benchmarks/results differ from it."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git repository)"
+    return f"{head} ({'dirty' if changed.strip() else 'clean'})"
+
+
+def describe_device(device: str = "cpu") -> str:
+    """Model, threads and versions, for a reader who wants to repeat the numbers."""
+    import torch
+
+    versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {versions}"
+    return f"{_cpu_model()}, {torch.get_num_threads()} threads, {versions}"
+
+
+def _cpu_model() -> str:
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in info.splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def _relative(argument: str) -> str:
+    path = Path(argument)
+    return str(path.resolve().relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else argument
