@@ -1,0 +1,153 @@
+"""VCD on the simulated driving world: does the prior help, does distillation, and which region should be imitated?
+
+Baseline, expert, apprentices and the negative control, several training seeds each, on held-out scenes. Finished
+trainings are kept, killed ones resumed. Writes benchmarks/results/vcd_simulated.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _nds import paired_interval, records, score
+from _report import describe_device, table, write_report
+
+from perception.datasets.converter import create_infos
+from perception.datasets.metric import EVAL_SETS
+from perception.experiments import RESULT, Job, run
+from perception.simulation.generate import generate
+from perception.simulation.profiles import profile
+
+FAMILY = "configs/perception/vcd/{}_sim.py"
+OCCUPANCY = {"model.distiller.occupancy_weight": 4.0}
+SHUFFLE = {f"{part}_dataloader.dataset.lidar_shuffle_seed": 7 for part in ("+train", "+val")}
+VARIANTS = {  # name: (config, options, needs the expert)
+    "baseline": ("baseline", {}, False),
+    "expert": ("expert", {}, False),
+    "expert, LiDAR shuffled": ("expert", SHUFFLE, False),
+    "apprentice, trajectory": ("apprentice", {}, True),
+    "apprentice, occupancy": ("apprentice", {**OCCUPANCY, "model.distiller.trajectory_weight": 0.0}, True),
+    "apprentice, both": ("apprentice", OCCUPANCY, True),
+    "apprentice, as released": ("apprentice", {"model.distiller.region": "as_released"}, True),
+    "apprentice, current boxes": ("apprentice", {"model.distiller.region": "current"}, True),
+}
+COMPARISONS = [
+    ("baseline", "expert"),
+    ("baseline", "expert, LiDAR shuffled"),
+    ("expert", "expert, LiDAR shuffled"),
+    *(("baseline", name) for name in VARIANTS if name.startswith("apprentice")),
+    ("apprentice, as released", "apprentice, trajectory"),
+    ("apprentice, current boxes", "apprentice, trajectory"),
+]
+COLUMNS = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
+
+def slug(name: str) -> str:
+    """Folder of a variant."""
+    return name.replace(", ", "_").replace(" ", "_")
+
+
+def trainings(data: Path, version: str, work_dir: Path, iterations: int, seeds: list[int]) -> list[Job]:
+    """All jobs; seed s of an apprentice learns from seed s of the expert."""
+    jobs = []
+    for seed in seeds:
+        for name, (config, options, distilled) in VARIANTS.items():
+            folder = work_dir / slug(name) / f"seed{seed}"
+            options = {
+                "data_root": str(data),
+                "version": version,
+                "val_evaluator.out_dir": str(folder / "evaluation"),
+                **options,
+            }
+            needs = ()
+            if distilled:
+                needs = (f"expert/{seed}",)
+                checkpoint = work_dir / "expert" / f"seed{seed}" / f"iter_{iterations}.pth"
+                options["model.distiller.checkpoint"] = str(checkpoint)
+            jobs.append(Job(f"{name}/{seed}", FAMILY.format(config), folder, iterations, options, seed, needs))
+    # baselines and experts first: the apprentices wait for the experts anyway
+    return sorted(jobs, key=lambda job: (len(job.needs), job.seed))
+
+
+def evaluate(jobs: list[Job], data: Path, version: str) -> dict[str, list]:
+    """Per variant the detection records of every seed, from the kept submissions."""
+    from nuscenes import NuScenes
+
+    nusc = NuScenes(version=version, dataroot=str(data), verbose=False)
+    found: dict[str, list] = {}
+    for job in sorted(jobs, key=lambda job: job.seed):
+        folder = job.work_dir / "evaluation"
+        classes, _ = records(nusc, folder / "results_nusc.json", EVAL_SETS[version], folder)
+        devkit, ours = job.result()["NDS"], score(classes)["NDS"]
+        if abs(devkit - ours) > 1e-6:
+            raise RuntimeError(f"{folder}: NDS {ours} from records, {devkit} by the devkit")
+        found.setdefault(job.name.rsplit("/", 1)[0], []).append(classes)
+    return found
+
+
+def summarise(jobs: list[Job], found: dict[str, list], draws: int) -> str:
+    """The two tables."""
+    metrics: dict[str, list[dict]] = {}
+    seconds = 0.0
+    for job in jobs:
+        metrics.setdefault(job.name.rsplit("/", 1)[0], []).append(job.result())
+        seconds += json.loads((job.work_dir / RESULT).read_text())["seconds"]
+    rows = []
+    for name in VARIANTS:
+        values = {key: [m[key] for m in metrics[name]] for key in COLUMNS}
+        spread = " ".join(f"{value:.3f}" for value in values["NDS"])
+        rows.append([name, *(f"{np.mean(values[key]):.3f}" for key in COLUMNS), spread])
+    differences = []
+    for first, second in COMPARISONS:
+        cells = []
+        for key in ("NDS", "mAP"):
+            interval = paired_interval(found[first], found[second], key, draws=draws)
+            cells.append(f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]")
+        differences.append([f"{second} - {first}", *cells])
+    return (
+        "Mean over the seeds, scores by the nuScenes devkit on the held-out scenes:\n\n"
+        + table(["network", *COLUMNS, "NDS per seed"], rows)
+        + "\n\nPaired differences with 95 % bootstrap intervals over seeds (as pairs) and held-out scenes:\n\n"
+        + table(["difference", "NDS", "mAP"], differences)
+        + f"\n\nTraining and evaluation: {seconds / 3600:.2f} hours of job time in all.\n"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parse.add_argument("--iterations", type=int, default=800)
+    parse.add_argument("--scenes", type=int, default=40, help="training scenes")
+    parse.add_argument("--val-scenes", type=int, default=16, help="held-out scenes")
+    parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
+    parse.add_argument("--draws", type=int, default=500, help="bootstrap samples")
+    parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/vcd_simulated"))
+    return parse
+
+
+def main() -> int:
+    args = parser().parse_args()
+    data = args.work_dir / "data"
+    summary = generate(data, profile=profile("tiny", keyframes=8), train=args.scenes, val=args.val_scenes, seed=1)
+    if summary.simulated or not (data / "tutelage_infos_val.pkl").is_file():
+        create_infos(data, summary.version)
+    jobs = trainings(data, summary.version, args.work_dir, args.iterations, args.seeds)
+    run(jobs, parallel=args.parallel)
+    body = (
+        f"{args.scenes} training and {args.val_scenes} held-out scenes of 8 key frames, {args.iterations} iterations, "
+        "the `sim` family of configs/perception/vcd. Negative control: the expert whose depth maps come from other "
+        "samples.\n\n"
+    )
+    body += summarise(jobs, evaluate(jobs, data, summary.version), args.draws)
+    path = write_report("vcd_simulated", "VCD on the simulated driving world", body, seeds=args.seeds,
+                        device=describe_device())  # fmt: skip
+    print(f"{body}\nwritten to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
