@@ -86,7 +86,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type=NuScenesSequenceMetric, data_root=data_root, ann_file="tutelage_infos_val.pkl")
+val_evaluator = dict(type=NuScenesSequenceMetric, data_root=data_root, ann_file="tutelage_infos_val.pkl", out_dir=None)
 test_evaluator = val_evaluator
 data_preprocessor = dict(type=BEVDataPreprocessor)
 custom_hooks += [dict(type=PictureHook, frames=4)]
