@@ -23,20 +23,13 @@ def read_image(path) -> np.ndarray:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"image {path} cannot be read ({error.strerror}): restore it, or make new infos") from error
-    whole = content.size > 4 and not _cut_short(content)
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if whole else None
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if image is None:
         raise DataError(
             f"image {path} is corrupted or cut short ({content.size} bytes): restore it from the archive, "
             "or train with on_error='skip'"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _cut_short(content: np.ndarray) -> bool:
-    """A JPEG without its end marker: OpenCV would fill the missing part with grey and say nothing."""
-    is_jpeg = content[0] == 0xFF and content[1] == 0xD8
-    return bool(is_jpeg and b"\xff\xd9" not in content[-64:].tobytes())
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,24 @@ def _scene(root, name: str, begin: int, empty_frames) -> SceneRecord:
 
 
 @pytest.fixture(scope="session")
-def small_root(tmp_path_factory):
-    """v1.0-mini with infos: scene-0061 (its frame 3 is empty) and scene-0553 to train, scene-0103 to validate."""
-    root = tmp_path_factory.mktemp("small_nuscenes")
-    begin = 1_532_402_927_000_000
-    scenes = [("scene-0061", {3}), ("scene-0553", set()), ("scene-0103", set())]
-    records = [_scene(root, name, begin + 60_000_000 * k, empty) for k, (name, empty) in enumerate(scenes)]
-    write_tables(root, records, "v1.0-mini")
-    create_infos(root, "v1.0-mini")
-    return root
+def make_root(tmp_path_factory):
+    """A root with infos of a version, from scene names and the frames of each that have no boxes."""
+
+    def make(version: str, scenes: dict[str, set[int]]):
+        root = tmp_path_factory.mktemp("small_nuscenes")
+        begin = 1_532_402_927_000_000
+        records = [_scene(root, name, begin + 60_000_000 * k, empty) for k, (name, empty) in enumerate(scenes.items())]
+        write_tables(root, records, version)
+        create_infos(root, version)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_root(make_root):
+    """v1.0-mini: scene-0061 (its frame 3 is empty) and scene-0553 to train, scene-0103 to validate."""
+    return make_root("v1.0-mini", {"scene-0061": {3}, "scene-0553": set(), "scene-0103": set()})
 
 
 @pytest.fixture

@@ -126,3 +126,12 @@ def test_a_missing_table_ends_in_one_line_that_names_it(tmp_path, capsys):
 def test_an_unknown_version_is_refused(small_root):
     with pytest.raises(DataError, match=r"version 'v1\.0'"):
         create_infos(small_root, "v1.0")
+
+
+def test_the_test_set_has_no_boxes_and_still_makes_samples(make_root, make_dataset):
+    root = make_root("v1.0-test", {"scene-0077": set()})
+    assert [path.name for path in root.glob("*.pkl")] == ["tutelage_infos_test.pkl"]
+    dataset = make_dataset(root, "test", test_mode=True)
+    assert dataset.metainfo["version"] == "v1.0-test" and len(dataset) == 5
+    assert dataset.raw_sample(0)["gt_bboxes_3d"].tensor.shape == (0, 9)
+    assert "cam_instances" not in load_infos(root / "tutelage_infos_test.pkl")["data_list"][0]

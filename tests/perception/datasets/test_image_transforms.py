@@ -17,14 +17,20 @@ def to_bev(pixels, depth, sample, camera):
     return transform(get["bev_aug"] @ get["cam2lidar"][camera], depth[:, None] * rays)
 
 
-@pytest.mark.parametrize("draw", range(5))
-def test_points_survive_the_round_trip_through_image_and_all_augmentations(data_root, make_dataset, tmp_path, draw):
+@pytest.fixture(scope="module")
+def keyframe(data_root, tmp_path_factory):
     from perception.datasets.converter import create_infos
     from perception.datasets.keyframe import keyframe_root
 
-    create_infos(keyframe_root(data_root / "nuscenes_keyframe", tmp_path), "v1.0-mini")
+    root = keyframe_root(data_root / "nuscenes_keyframe", tmp_path_factory.mktemp("keyframe"))
+    create_infos(root, "v1.0-mini")
+    return root
+
+
+@pytest.mark.parametrize("draw", range(3))
+def test_points_survive_the_round_trip_through_image_and_all_augmentations(keyframe, make_dataset, draw):
     pipeline = [LoadAndAugmentImages((256, 704)), AugmentBEV(), PackBEVInputs()]
-    dataset = make_dataset(tmp_path, pipeline=pipeline)
+    dataset = make_dataset(keyframe, pipeline=pipeline)
     item = dataset._as_item(0)._replace(draw=draw)
     raw, sample = dataset.raw_sample(item), dataset[item]["inputs"]
     rng = np.random.default_rng(draw)
@@ -72,6 +78,16 @@ def test_the_picture_lands_where_the_matrix_says_to_a_tenth_of_a_pixel(draw):
     for mark in marks:
         expected = img_aug @ [*mark, 1]
         assert np.abs(centroid(result, expected[:2]) - expected[:2]).max() < 0.1
+
+
+@pytest.mark.parametrize("angle", [0.09, -0.05])
+def test_a_rotation_keeps_right_angles_and_turns_counter_clockwise_about_the_middle(angle):
+    plain, turned = (image_augmentation((900, 1600), (256, 704), ImageDraw(0.44, 0, rotation=a)) for a in (0, angle))
+    change = turned @ np.linalg.inv(plain)
+    assert np.allclose(change[:2, :2] @ change[:2, :2].T, np.eye(2)) and np.linalg.det(change) == pytest.approx(1)
+    assert np.allclose(change @ [351.5, 127.5, 1], [351.5, 127.5, 1])
+    right = change @ [361.5, 127.5, 1]  # v grows downwards: counter-clockwise moves the right side up
+    assert np.sign(right[1] - 127.5) == -np.sign(angle)
 
 
 def test_the_test_view_is_the_released_one():
@@ -129,17 +145,16 @@ def test_images_are_rgb(tmp_path):
     assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
 
 
-def _jpeg(path):
-    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8))
-    return path.read_bytes()
-
-
+@pytest.mark.parametrize("kind", ["jpg", "png"])
 @pytest.mark.parametrize("keep", [0, 3, 200, 0.5, 0.99])
-def test_an_image_cut_short_anywhere_is_named(tmp_path, keep):
-    content = _jpeg(tmp_path / "cut.jpg")
-    (tmp_path / "cut.jpg").write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
-    with pytest.raises(DataError, match=r"cut\.jpg is corrupted or cut short.*restore it"):
-        read_image(tmp_path / "cut.jpg")
+def test_an_image_cut_short_anywhere_is_named(tmp_path, kind, keep):
+    path = tmp_path / f"cut.{kind}"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8))
+    assert read_image(path).shape == (90, 160, 3)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    with pytest.raises(DataError, match=rf"cut\.{kind} is corrupted or cut short.*restore it"):
+        read_image(path)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

@@ -23,9 +23,11 @@ def evaluate(dataset, root, out, classes=None):
     return json.loads((out / "pred_instances_3d" / "metrics_summary.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def summary(small_root, make_dataset, tmp_path_factory):
-    return evaluate(make_dataset(small_root, "val", test_mode=True), small_root, tmp_path_factory.mktemp("metric"))
+@pytest.fixture(scope="module", params=["v1.0-mini", "v1.0-trainval"])
+def summary(request, small_root, make_root, make_dataset, tmp_path_factory):
+    trainval = request.param == "v1.0-trainval"
+    root = make_root(request.param, {"scene-0001": set(), "scene-0003": {2}}) if trainval else small_root
+    return evaluate(make_dataset(root, "val", test_mode=True), root, tmp_path_factory.mktemp("metric"))
 
 
 def test_true_boxes_score_one_in_every_class(summary):

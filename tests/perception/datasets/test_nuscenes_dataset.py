@@ -17,6 +17,7 @@ from perception.datasets import (
     load_infos,
 )
 from perception.datasets.nuscenes import split_scenes
+from perception.datasets.trajectories import FrameObjects, past_centers
 
 
 def loading(training=False):
@@ -217,3 +218,12 @@ def test_shuffled_lidar_never_comes_from_the_sample_itself_and_depends_on_the_dr
     own = shuffled.get_data_info(4)["lidar_path"]
     others = {shuffled.raw_sample(SequenceItem(4, False, d, 0))["depth_source"]["lidar_path"] for d in range(100)}
     assert own not in others and len(others) == 9
+
+
+def test_past_frames_are_found_by_their_token_not_by_their_place_in_the_file():
+    def frame(x, previous):
+        return FrameObjects({"car": 0}, np.array([[x, 0.0, 0.0]]), np.eye(4), previous)
+
+    frames = [frame(3.0, 2), frame(9.0, 0), frame(1.0, None)]  # in time: 2, 0, 1
+    aligned, _ = past_centers(frames, 1, ["car"], 3)
+    assert aligned[0, :, 0].tolist()[:3] == [9.0, 3.0, 1.0] and np.isnan(aligned[0, 3]).all()
