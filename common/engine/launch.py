@@ -16,6 +16,12 @@ from common.engine.seeding import draw_seed
 from common.engine.workdir import read_record, write_record
 from common.errors import ConfigError
 
+# launcher: (the command that starts the processes, a variable that it sets)
+LAUNCHERS = {
+    "none": ("", ""),
+    "pytorch": ("torchrun --nproc_per_node N", "LOCAL_RANK"),
+    "slurm": ("srun python", "SLURM_PROCID"),
+}
 _built = itertools.count()
 
 
@@ -65,19 +71,23 @@ def _check_checkpoint_hook(cfg: Config) -> None:
 
 
 def start_processes(cfg: Config) -> None:
-    """Join the process group of the launcher: NCCL with CUDA, gloo without. Does nothing for launcher 'none'."""
-    launcher = cfg.get("launcher") or "none"
-    cfg.launcher = launcher
-    if launcher == "none" or torch.cuda.is_available():
-        if launcher == "slurm" or (launcher != "none" and not is_distributed()):
+    """Join the process group of `cfg.launcher`: NCCL with CUDA, gloo without. Raises: ConfigError."""
+    cfg.launcher = launcher = cfg.get("launcher") or "none"
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f"launcher {launcher!r}: one of {', '.join(LAUNCHERS)}")
+    if launcher == "none":
+        if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ConfigError("torchrun started several processes, which would each train alone: --launcher pytorch")
+        return
+    starter, variable = LAUNCHERS[launcher]
+    if variable not in os.environ:
+        raise ConfigError(f"--launcher {launcher} wants {starter} -m common.cli train ... ({variable} is not set)")
+    if torch.cuda.is_available():
+        if not is_distributed():
             init_dist(launcher, **dict((cfg.get("env_cfg") or {}).get("dist_cfg") or {}))
         return
     if launcher == "slurm":
         _slurm_environment()
-    elif launcher != "pytorch":
-        raise ConfigError(f"launcher {launcher!r}: none, pytorch or slurm")
-    if "LOCAL_RANK" not in os.environ:
-        raise ConfigError("--launcher pytorch wants torchrun: torchrun --nproc_per_node N -m common.cli train ...")
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     # DistributedDataParallel wants no device ids for modules on the CPU; mmengine gives it LOCAL_RANK
@@ -91,8 +101,6 @@ def start_processes(cfg: Config) -> None:
 
 def _slurm_environment() -> None:
     env = os.environ
-    if "SLURM_PROCID" not in env:
-        raise ConfigError("--launcher slurm wants srun: SLURM_PROCID is not set")
     env.setdefault("RANK", env["SLURM_PROCID"])
     env.setdefault("WORLD_SIZE", env["SLURM_NTASKS"])
     env.setdefault("LOCAL_RANK", env.get("SLURM_LOCALID", "0"))

@@ -6,7 +6,7 @@ import os
 from mmengine.config import Config
 
 from common.engine.config import load_config, override, parse_options
-from common.engine.launch import build_runner, leave_processes, use_amp
+from common.engine.launch import LAUNCHERS, build_runner, leave_processes, use_amp
 from common.engine.runner import ResumableRunner
 
 
@@ -49,7 +49,7 @@ def add_common_arguments(parse: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="override keys, e.g. model.depth=18 pipeline.0.scale=2; a key the config lacks is an error, +K=V adds it",
     )
-    parse.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+    parse.add_argument("--launcher", choices=tuple(LAUNCHERS), default="none")
     parse.add_argument("--local-rank", "--local_rank", type=int, help=argparse.SUPPRESS)
 
 

@@ -1,12 +1,17 @@
 """Two gloo processes train as one process with twice the batch, and resume as they were."""
 
+import socket
+
 import pytest
 import torch
+from mmengine.config import Config
 
 from common.engine.checkpoint import load_checkpoint, load_weights
 from common.engine.config import load_config
+from common.engine.launch import start_processes
 from common.engine.train import train
 from common.engine.workdir import read_metrics, read_record
+from common.errors import ConfigError
 
 # Batch statistics, dropout, unseeded noise and the stream's history differ between processes by their nature.
 PLAIN = {
@@ -28,8 +33,6 @@ def torchrun(tiny, work_dir, options, *extra):
 
 
 def free_port():
-    import socket
-
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
@@ -62,6 +65,24 @@ def final_loss_of_half_the_data(tiny, options):
     cfg.work_dir = str(tiny.folder / "half")
     train(cfg)
     return final_loss(tiny.folder / "half", 12)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "env", "says"),
+    [
+        ("pytorch", {}, r"wants torchrun .* LOCAL_RANK is not set"),
+        ("slurm", {}, r"wants srun .* SLURM_PROCID is not set"),
+        ("none", {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, r"each train alone: --launcher pytorch"),
+        ("mpi", {}, r"launcher 'mpi': one of none, pytorch, slurm"),
+    ],
+)
+def test_a_launcher_that_does_not_match_how_the_process_was_started_is_refused(monkeypatch, launcher, env, says):
+    for name in ("LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=says.replace(" .* ", ".*")):
+        start_processes(Config({"launcher": launcher}))
 
 
 @pytest.mark.slow

@@ -101,6 +101,16 @@ def test_an_ordinary_sampler_is_advanced_and_gives_the_same_curve(tiny):
     assert losses(tiny.folder / "parts") == losses(tiny.folder / "whole")
 
 
+def test_loader_processes_that_read_ahead_are_placed_as_well(tiny):
+    workers = {"train_dataloader.num_workers": 2, "+train_dataloader.persistent_workers": True}
+    options = {**workers, "train_dataloader.dataset.unseeded_noise": 0.0}  # their own generators are seeded anew
+    train(tiny.config("whole", options))
+    train(tiny.config("parts", {**options, "train_cfg.max_iters": 12}))
+    train(tiny.config("parts", options), resume=True)
+    assert losses(tiny.folder / "parts") == losses(tiny.folder / "whole")
+    assert_same_end(tiny.folder / "parts", tiny.folder / "whole")
+
+
 def test_how_often_one_evaluates_does_not_change_the_curve(tiny, straight):
     train(tiny.config("often", {"train_cfg.val_interval": 3}))
     assert losses(tiny.folder / "often") == losses(straight)
