@@ -139,10 +139,11 @@ def test_devkit_boxes_in_the_camera_equal_the_records_carried_through_its_own_po
     _, boxes, cam2img = nusc.get_sample_data(sample["data"]["CAM_FRONT"])
     capture = next(c for c in scenes[0].captures if c.channel == "CAM_FRONT" and c.is_key_frame)
     global2cam = invert(capture.ego2global @ scenes[0].sensors[1].sensor2ego)
-    expected = {a.category: transform(global2cam, a.translation) for a in scenes[0].annotations[0]}
+    expected = {a.category: (transform(global2cam, a.translation), a.size) for a in scenes[0].annotations[0]}
     assert {b.name for b in boxes} == set(expected)
     for box in boxes:
-        np.testing.assert_allclose(box.center, expected[box.name], atol=1e-9)
+        np.testing.assert_allclose(box.center, expected[box.name][0], atol=1e-9)
+        np.testing.assert_array_equal(box.wlh, expected[box.name][1])
     np.testing.assert_array_equal(cam2img, CAM2IMG)
 
 
