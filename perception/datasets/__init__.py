@@ -1,5 +1,4 @@
 from .infos import OFFICIAL_CLASSES, TASK_CLASSES, check_infos, load_infos
-from .loop import SequenceTrainLoop
 from .nuscenes import NuScenesSequenceDataset, SequenceItem
 from .preprocessor import BEVDataPreprocessor
 from .sampler import SceneSampler, SequenceBatchSampler, SequenceSampler
@@ -19,7 +18,6 @@ __all__ = [
     "SequenceBatchSampler",
     "SequenceItem",
     "SequenceSampler",
-    "SequenceTrainLoop",
     "check_infos",
     "load_infos",
 ]

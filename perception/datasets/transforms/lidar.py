@@ -5,6 +5,7 @@ from mmcv.transforms import BaseTransform
 from mmdet3d.registry import TRANSFORMS
 
 from common.errors import ConfigError, DataError
+from common.geometry import transform
 
 
 def read_sweep(path, features: int = 5) -> np.ndarray:
@@ -57,7 +58,7 @@ def depth_maps(points, lidar2cam, cam2img, img_aug, size, low: float, high: floa
 
 @TRANSFORMS.register_module()
 class LoadLidarDepth(BaseTransform):
-    """Adds `lidar_depth` (N, H, W) float32, and `points` (P, features) in the `lidar` frame if `keep_points`.
+    """Adds `lidar_depth` (N, H, W) float32, and `points` (P, features) if `keep_points`, wherever AugmentBEV stands.
 
     Args: low, high: depth range in metres, that of the depth bins. The depth map comes from `depth_source` (in the
     negative control another sample), the points always from this sample. `depth` False loads the points alone.
@@ -88,4 +89,6 @@ class LoadLidarDepth(BaseTransform):
             if points is None or source["lidar_path"] != results["lidar_path"]:
                 points = read_sweep(results["lidar_path"], results["num_pts_feats"])
             results["points"] = points.copy()
+            if "bev_aug" in results:  # AugmentBEV has already run
+                results["points"][:, :3] = transform(results["bev_aug"], points[:, :3].astype(np.float64))
         return results

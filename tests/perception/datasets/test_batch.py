@@ -6,6 +6,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
+from common.engine.loops import ResumableIterLoop
 from perception.datasets import (
     TASK_CLASSES,
     AugmentBEV,
@@ -18,7 +19,6 @@ from perception.datasets import (
     SceneSampler,
     SequenceBatchSampler,
     SequenceSampler,
-    SequenceTrainLoop,
 )
 
 PIPELINE = [
@@ -182,7 +182,7 @@ def train(root, work_dir, iterations, resume=False, workers=0):
         model=Recorder(),
         work_dir=str(work_dir),
         train_dataloader=loader_config(root, workers=workers),
-        train_cfg={"type": SequenceTrainLoop, "max_iters": iterations},
+        train_cfg={"type": ResumableIterLoop, "max_iters": iterations},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1}},
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 5, "by_epoch": False}},
         resume=resume,

@@ -87,6 +87,13 @@ def test_points_and_boxes_move_together(dataset, small_root, make_dataset):
     assert torch.equal(moved["inputs"]["lidar_depth"], original["inputs"]["lidar_depth"])  # BEV only
 
 
+def test_the_order_of_loading_points_and_augmenting_does_not_matter(dataset, small_root, make_dataset):
+    swapped = [LoadAndAugmentImages((32, 88)), AugmentBEV(), LoadLidarDepth(keep_points=True), PackBEVInputs()]
+    item = dataset._as_item(0)._replace(draw=9)
+    a, b = dataset[item]["inputs"], make_dataset(small_root, pipeline=swapped)[item]["inputs"]
+    assert torch.equal(a["points"], b["points"]) and torch.equal(a["lidar_depth"], b["lidar_depth"])
+
+
 def test_without_the_transform_the_augmentation_is_the_identity(small_root, make_dataset):
     dataset = make_dataset(small_root, pipeline=[LoadAndAugmentImages((32, 88), training=False), PackBEVInputs()])
     assert torch.equal(dataset[0]["inputs"]["bev_aug"], torch.eye(4))
