@@ -16,6 +16,6 @@ model.update(
         trajectory_weight=0.4,
         region="trajectory",
         occupancy_weight=0.0,
-        occupancy_grid=dict(x=(-51.2, 51.2, 0.8), y=(-51.2, 51.2, 0.8), z=(-5.0, 3.0, 1.0)),
+        occupancy_grid=dict(x=(-38.4, 38.4, 0.8), y=(-38.4, 38.4, 0.8), z=(-5.0, 3.0, 1.0)),
     )
 )

@@ -1,5 +1,5 @@
 """CPU-sized baseline for the simulated driving world: 64x176 images, features at stride 4 (the angular resolution of
-256x704 at stride 16), 64x64 BEV cells of 1.6 m, 3+1 frames."""
+256x704 at stride 16), 48x48 BEV cells of 1.6 m, 3+1 frames."""
 
 from mmdet.models import ResNet
 from mmengine.config import read_base
@@ -20,7 +20,10 @@ image_hw = (64, 176)
 past_frames = 3
 train_pipeline[0].update(size=image_hw, resize=(-0.01, 0.02), rotation=0.03, cache=True)
 train_pipeline[1].update(per_sequence=True)
+train_pipeline[2].update(x=(-38.4, 38.4), y=(-38.4, 38.4))
+train_pipeline[3].update(high=45.0)
 test_pipeline[0].update(size=image_hw, cache=True)
+test_pipeline[1].update(high=45.0)
 train_dataloader.update(batch_size=4, num_workers=1)
 train_dataloader["dataset"].update(pipeline=train_pipeline, trajectory_frames=past_frames, split_sequences=1)
 val_dataloader.update(num_workers=1)
@@ -35,8 +38,8 @@ tasks = [
 model = dict(
     type=VCDDetector,
     data_preprocessor=data_preprocessor,
-    grid=dict(x=(-51.2, 51.2, 1.6), y=(-51.2, 51.2, 1.6), z=(-5.0, 3.0, 8.0)),
-    depth_bins=dict(low=1.0, high=60.0, step=1.0),
+    grid=dict(x=(-38.4, 38.4, 1.6), y=(-38.4, 38.4, 1.6), z=(-5.0, 3.0, 8.0)),
+    depth_bins=dict(low=1.0, high=45.0, step=1.0),
     image_hw=image_hw,
     stride=4,
     image_backbone=dict(
@@ -56,7 +59,7 @@ model = dict(
         neck_channels=64,
         out_channels=32,
     ),
-    head=dict(type=CenterHead, in_channels=32, tasks=tasks, shared_channels=32, branch_channels=16),
+    head=dict(type=CenterHead, in_channels=32, tasks=tasks, shared_channels=32, branch_channels=8),
     decoder=dict(score_threshold=0.05, peaks_per_task=120, max_per_task=60),
 )
 optim_wrapper = dict(

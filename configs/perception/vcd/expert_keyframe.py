@@ -8,7 +8,10 @@ with read_base():
 image_hw = (128, 352)
 train_pipeline[0].update(size=image_hw, training=False)
 del train_pipeline[1]  # no BEV augmentation: one frame is to be fitted
+train_pipeline[1].update(x=(-51.2, 51.2), y=(-51.2, 51.2))
+train_pipeline[2].update(high=60.0)
 test_pipeline[0].update(size=image_hw)
+test_pipeline[1].update(high=60.0)
 train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
 train_dataloader["dataset"].update(pipeline=train_pipeline)
 val_dataloader.update(num_workers=0, persistent_workers=False)
@@ -20,6 +23,7 @@ model.update(
     image_hw=image_hw,
     stride=8,
     history_frames=0,
+    depth_bins=dict(low=1.0, high=60.0, step=1.0),
     grid=dict(x=(-51.2, 51.2, 0.8), y=(-51.2, 51.2, 0.8), z=(-5.0, 3.0, 8.0)),
 )
 model["image_backbone"].update(
@@ -33,7 +37,7 @@ model["image_neck"].update(in_channels=(32, 64))
 model["depth_net"].update(norm="GN", context_channels=24)
 model["pre_fusion"].update(norm="GN", channels=24)
 model["bev_encoder"].update(norm="GN", in_channels=24)
-model["head"].update(norm="GN")
+model["head"].update(norm="GN", branch_channels=16)
 model["decoder"].update(score_threshold=0.02)
 iterations = 300
 train_cfg.update(max_iters=iterations, val_interval=iterations)
