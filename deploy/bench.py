@@ -20,7 +20,7 @@ from deploy.frames import Frame, drawn_frames, surround_rig, with_poses
 from deploy.runtime.deadline import DeadlineLoop, percentiles
 from deploy.runtime.detector import StreamingDetector
 from deploy.runtime.errors import InputError, ManifestError, ProviderError
-from deploy.runtime.geometry import Rig
+from deploy.runtime.geometry import Lift, Rig, camera_vector
 from deploy.runtime.manifest import Manifest
 
 WARM_UP = 3
@@ -103,18 +103,14 @@ def _arguments(rig: Rig, frame: Frame, moved: int | None) -> dict:
 class TorchStream:
     """Frames through PyTorch: the network on the runtime's inputs, and the evaluation path as a whole."""
 
-    def __init__(self, config_path: str, checkpoint: str, manifest: Manifest, rig: Rig, threads: int | None = None):
+    def __init__(self, detector, manifest: Manifest, rig: Rig, threads: int | None = None):
         import torch
-
-        from common.engine.config import load_config
-        from deploy.export import build_detector
-        from deploy.runtime.geometry import Lift, camera_vector
 
         if threads is not None:
             torch.set_num_threads(threads)
         self._torch = torch
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.detector = build_detector(load_config(config_path), checkpoint).to(self.device)
+        self.detector = detector.eval().to(self.device)
         self.rig, self.history = rig, None
         _, rows, columns = manifest.bev_shape
         k = manifest.history
@@ -122,6 +118,14 @@ class TorchStream:
         self._fixed = (torch.from_numpy(camera_vector(rig)).to(self.device), *index)
         self._maps = torch.zeros(1, k, manifest.channels, rows, columns, device=self.device)
         self._motion = torch.eye(3, device=self.device).repeat(1, k, 1, 1)
+
+    @classmethod
+    def load(cls, config: str, checkpoint: str, manifest: Manifest, rig: Rig, threads: int | None) -> "TorchStream":
+        """Of a config file and a checkpoint."""
+        from common.engine.config import load_config
+        from deploy.export import build_detector
+
+        return cls(build_detector(load_config(config), checkpoint), manifest, rig, threads)
 
     def __call__(self, frame: Frame) -> dict[str, float]:
         """Seconds: "network" (the exported graph's own work), "total" (evaluation: geometry, network, decoding)."""
@@ -170,7 +174,7 @@ def _run_alone(results, kind: str, path: str, rig: Rig, frames: int, against, pr
         import deploy.export  # noqa: F401  torch and what the detector imports
 
         before = _resident(peak=False)
-        step = TorchStream(*against, manifest, rig, threads)
+        step = TorchStream.load(*against, manifest, rig, threads)
     for frame in drawn_frames(manifest, rig, frames):
         step(frame)
     results.put({"peak_mib": _resident(), "imports_mib": before})
@@ -245,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         rig = Rig.load(args.rig) if args.rig else surround_rig(manifest, fixed if isinstance(fixed, int) else 6)
         if args.against and rig.raw_size:
             raise ConfigError(f"{args.rig}: raw_size must be null beside --against, PyTorch takes network-sized images")
-        against = TorchStream(*args.against, manifest, rig, threads) if args.against else None
+        against = TorchStream.load(*args.against, manifest, rig, threads) if args.against else None
         report = measure(
             args.onnx,
             rig,

@@ -55,8 +55,9 @@ def peaks(
         found = np.flatnonzero(heat > np.log(threshold / (1 - threshold)) - 1e-3)
     else:
         found = np.arange(heat.size)
-    order = np.argsort(-heat[found], kind="stable")[: manifest.max_per_task]
-    found = found[order]
+    if len(found) > manifest.max_per_task:
+        found = found[np.argpartition(-heat[found], manifest.max_per_task)[: manifest.max_per_task]]
+    found = found[np.argsort(-heat[found], kind="stable")]
     scores = (1 / (1 + np.exp(-heat[found].astype(np.float64)))).astype(np.float32)
     found, scores = found[scores > threshold], scores[scores > threshold]
     local, cell = np.divmod(found, rows * columns)

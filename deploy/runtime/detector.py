@@ -121,9 +121,9 @@ class StreamingDetector:
         """Boxes of one frame.
 
         Args: images, RGB (H, W, 3) uint8 by camera, of the rig's raw_size or the network's; timestamps of those images
-        and timestamp of the frame (s, one clock); lidar2global (4, 4) pose of the LiDAR at `timestamp`; cam2lidar, where
-        the ego's motion between exposure and frame is to be compensated (geometry.cam2lidar_at), this frame's camera
-        poses: they stay in force until others are given.
+        and timestamp of the frame (s, one clock); lidar2global (4, 4) pose of the LiDAR at `timestamp`; cam2lidar,
+        where the ego's motion between exposure and frame is to be compensated (geometry.cam2lidar_at), this frame's
+        camera poses: they stay in force until others are given.
 
         Raises: InputError for an image of another shape or dtype, an unknown camera or a bad time; MissingCameraError,
         StaleCameraError unless they degrade, and always if no camera is left; PoseError.

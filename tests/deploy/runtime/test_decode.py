@@ -164,7 +164,7 @@ def test_two_hundred_crowded_boxes_take_under_ten_milliseconds(random):
     flat = random_boxes(random, 200, 6)
     times = []
     for _ in range(9):
-        begin = time.perf_counter()
+        begin = time.process_time()
         greedy(overlaps(flat, 0.2))
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert min(times) < 0.010

@@ -1,0 +1,68 @@
+import json
+import math
+
+import pytest
+
+from common.errors import ConfigError
+from deploy.bench import TorchStream, main, measure, memory, table
+from deploy.runtime.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def report(detector, onnx_path, rig):
+    against = TorchStream(detector, Manifest.load(onnx_path), rig)
+    return measure(onnx_path, rig, frames=5, hz=50, against=against, threads=1)
+
+
+def test_both_engines_are_timed_on_the_same_number_of_frames(report):
+    assert {values["n"] for engine in ("onnx", "torch") for values in report[engine].values()} == {5}
+    assert set(report["onnx"]) == {"input", "geometry", "network", "decode", "total"}
+
+
+def test_percentiles_are_ordered_and_the_parts_sum_to_the_total(report):
+    for engine in ("onnx", "torch"):
+        for values in report[engine].values():
+            assert 0 <= values["p50_ms"] <= values["p90_ms"] <= values["p99_ms"] <= values["max_ms"]
+    parts = sum(report["onnx"][name]["mean_ms"] for name in ("input", "geometry", "network", "decode"))
+    assert parts == pytest.approx(report["onnx"]["total"]["mean_ms"], rel=1e-6)
+    assert report["host_share"] == pytest.approx(
+        1 - report["onnx"]["network"]["mean_ms"] / report["onnx"]["total"]["mean_ms"]
+    )
+
+
+def test_a_rate_nobody_can_keep_misses_every_deadline(onnx_path, rig):
+    assert measure(onnx_path, rig, frames=3, hz=1e6, threads=1)["deadline"]["miss_rate"] == 1
+    assert measure(onnx_path, rig, frames=2, hz=0.5, threads=1)["deadline"]["misses"] == 0
+
+
+def test_moving_cameras_cost_geometry_time(onnx_path, rig, report):
+    moving = measure(onnx_path, rig, frames=5, hz=50, threads=1, moving_cameras=True)
+    assert moving["onnx"]["geometry"]["p50_ms"] > report["onnx"]["geometry"]["p50_ms"]
+
+
+def test_the_command_writes_its_report_beside_the_file(onnx_path, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert (
+        main([str(onnx_path), "--frames", "3", "--hz", "20", "--threads", "1", "--no-memory", "--out", str(out)]) == 0
+    )
+    report = json.loads(out.read_text())
+    assert report["provider"] == "CPUExecutionProvider" and report["onnx"]["total"]["n"] == 3
+    assert "| onnx total |" in capsys.readouterr().out
+
+
+def test_memory_is_measured_in_a_process_of_its_own(onnx_path, rig, report):
+    values = memory("onnx", onnx_path, rig, frames=2, threads=1)
+    assert 10 < values["imports_mib"] < values["peak_mib"] < 2000
+    assert "peak memory onnx" in table({**report, "memory": {"onnx": values}})
+
+
+def test_a_file_that_is_no_export_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.onnx does not exist: write it with `tutelage export"):
+        main([str(tmp_path / "x.onnx")])
+    with pytest.raises(ConfigError, match="--frames 0"):
+        main([str(tmp_path / "x.onnx"), "--frames", "0"])
+
+
+def test_the_ratio_is_that_of_the_frames(report):
+    ratio = report["torch_over_onnx"]
+    assert all(math.isfinite(value) and value > 0 for value in ratio.values())
