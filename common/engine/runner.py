@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 from mmengine.dist import is_distributed, is_main_process
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of, install_safe_loading, replace_file
 from common.engine.hooks import RuntimeStateHook
@@ -83,6 +83,20 @@ class ResumableRunner(Runner):
         if "://" not in str(filename):
             self._state_hook.load(self, os.path.expanduser(filename))
         super().resume(filename, *args, **kwargs)
+
+    def stop_workers(self) -> None:
+        """End the loader processes of all loops; a loop that runs again starts new ones.
+
+        Left to the garbage collector they would live as long as the runner, and each could take 5 s to end.
+        """
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            if not isinstance(loop, BaseLoop):
+                continue
+            endless = getattr(loop, "dataloader_iterator", None)
+            for iterator in (getattr(endless, "_iterator", None), getattr(loop.dataloader, "_iterator", None)):
+                if hasattr(iterator, "_shutdown_workers"):
+                    iterator._shutdown_workers()
+            loop.dataloader._iterator = None
 
 
 def _shorten(error: RuntimeError, limit: int = 600) -> str:

@@ -31,7 +31,10 @@ def test(cfg: Config | dict, checkpoint: str | os.PathLike, out: str | os.PathLi
     cfg.work_dir = str(out) if out is not None else os.path.join(default_work_dir(cfg), "test")
     cfg.load_from = str(checkpoint)
     runner = build_runner(cfg)
-    metrics = {name: _plain(value) for name, value in runner.test().items()}
+    try:
+        metrics = {name: _plain(value) for name, value in runner.test().items()}
+    finally:
+        runner.stop_workers()
     if is_main_process():
         path = Path(cfg.work_dir) / "metrics.json"
         path.write_text(json.dumps({"checkpoint": str(checkpoint), "metrics": metrics}, indent=1) + "\n")

@@ -17,7 +17,10 @@ def train(cfg: Config | dict, *, resume: bool | str = False) -> ResumableRunner:
     Raises: ConfigError, CheckpointError, FileNotFoundError.
     """
     runner = build_runner(cfg, resume=resume)
-    runner.train()
+    try:
+        runner.train()
+    finally:
+        runner.stop_workers()
     return runner
 
 

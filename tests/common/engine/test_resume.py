@@ -1,5 +1,6 @@
 """`kill -9` and `--resume` draw the curve of the uninterrupted run, bit for bit on the CPU."""
 
+import multiprocessing
 import shutil
 
 import pytest
@@ -109,6 +110,7 @@ def test_loader_processes_that_read_ahead_are_placed_as_well(tiny):
     train(tiny.config("parts", options), resume=True)
     assert losses(tiny.folder / "parts") == losses(tiny.folder / "whole")
     assert_same_end(tiny.folder / "parts", tiny.folder / "whole")
+    assert not multiprocessing.active_children()
 
 
 def test_how_often_one_evaluates_does_not_change_the_curve(tiny, straight):
