@@ -110,6 +110,7 @@ def _free_row(running: dict, parallel: int) -> int:
 def _start(job: Job, threads: int, row: int):
     job.work_dir.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin would starve the neighbour
     with open(job.work_dir / "train.log", "ab") as log:
         process = subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
     bar = tqdm(total=job.iterations, desc=job.name, position=row, leave=False, dynamic_ncols=True)

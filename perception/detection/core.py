@@ -8,13 +8,16 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from common.errors import ConfigError
-from perception.detection.bev_pool import bev_pool, scatter_pool
+from perception.detection.bev_pool import bev_pool, scatter_pool, sorted_pool
 from perception.detection.depth_net import camera_vector
 from perception.detection.depth_prior import block_minimum, fuse_prior
 from perception.detection.grid import DepthBins, GridSpec
 from perception.detection.history import fuse_history, shift_maps
 from perception.detection.view_transform import PoolIndex, build_pool_index, frustum, lift_points
 
+# Both sum exactly under several threads (index_add does not, once exported). "sorted" is about four times faster on
+# onnxruntime's CPU; "scatter" avoids its float64 running sum, which TensorRT lacks.
+EXPORTED_POOLS = {"sorted": sorted_pool, "scatter": scatter_pool}
 GEOMETRY = ("cam2img", "cam2lidar", "img_aug", "bev_aug")
 
 
@@ -70,6 +73,7 @@ class BEVCore(nn.Module):
         self.grid, self.depth_bins, self.image_hw, self.stride = grid, depth_bins, tuple(image_hw), stride
         self.history_frames, self.lidar_prior, self.prior_weight = history_frames, lidar_prior, prior_weight
         self.rounding = rounding
+        self.exported_pool = "sorted"
         self.register_buffer(
             "frustum", frustum(self.image_hw, stride, depth_bins, sampling=frustum_sampling), persistent=False
         )
@@ -124,15 +128,15 @@ class BEVCore(nn.Module):
     ) -> dict[str, Tensor]:
         """The exported graph: standard operators only, state in and out.
 
-        Args: images (B, N, 3, H, W) normalised; camera (B, N, 27); the three index vectors (P,) of a `PoolIndex`;
-        history (B, K, C, Y, X) raw past maps, newest first; cur2past (B, K, 3, 3); start (B,) bool.
+        Args: images (B, N, 3, H, W) normalised; camera (B, N, 27); the three index vectors (P,) of a `PoolIndex`,
+        cells ascending; history (B, K, C, Y, X) raw past maps, newest first; cur2past (B, K, 3, 3); start (B,) bool.
         Returns: the head's outputs and `next_history` (B, K, C, Y, X).
         """
         logits, context = self.image_features(images, camera)
         depth = logits.float().softmax(2)
         planes, rows, columns = self.grid.shape
         batch, channels = images.shape[0], context.shape[2]
-        cells = scatter_pool(
+        cells = EXPORTED_POOLS[self.exported_pool](
             depth.flatten(),
             context.permute(0, 1, 3, 4, 2).reshape(-1, channels),
             depth_index,

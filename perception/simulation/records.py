@@ -1,4 +1,4 @@
-"""What the world hands to the nuScenes writer: one `SceneRecord`, plain data, all poses float64 (docs/conventions.md)."""
+"""What the world hands to the nuScenes writer: one `SceneRecord`; plain data, poses float64 (docs/conventions.md)."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SensorRecord:
-    """A sensor of the rig. `sensor2ego` (4, 4); `cam2img` (3, 3) for cameras, None for LiDAR; width, height in pixels."""
+    """A sensor of the rig. `sensor2ego` (4, 4); `cam2img` (3, 3), None for LiDAR; width, height in pixels."""
 
     channel: str
     modality: str
@@ -20,7 +20,7 @@ class SensorRecord:
 @dataclass(frozen=True)
 class CaptureRecord:
     """One file of one sensor. `filename` is relative to the data root; `timestamp` in microseconds; `ego2global` (4, 4)
-    at that time; `keyframe` is the index of the key frame it belongs to, `is_key_frame` whether it is the key capture."""
+    at that time; `keyframe` is the index of its key frame, `is_key_frame` whether it is the key capture."""
 
     channel: str
     filename: str
@@ -46,7 +46,8 @@ class AnnotationRecord:
 
 @dataclass
 class SceneRecord:
-    """A scene whose files are already written. `keyframe_times` (T,) microseconds; `annotations[t]` a list."""
+    """A scene whose files are already written. `keyframe_times` (T,) microseconds; `annotations[t]` a list.
+    `drivable` (rows, columns): row 0 lies at the largest y, as in the map images of nuScenes."""
 
     name: str
     description: str

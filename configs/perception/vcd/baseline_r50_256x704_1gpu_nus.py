@@ -1,4 +1,4 @@
-"""`baseline_r50_256x704_nus` on one GPU: batch 8, eight times the iterations, so everything happens at the same number of samples."""
+"""`baseline_r50_256x704_nus` on one GPU: batch 8, the same number of samples in all."""
 
 from mmengine.config import read_base
 
