@@ -16,6 +16,12 @@ EGO_MIDDLE = 0.5 * (EGO_FRONT + EGO_BACK)  # of the body, ahead of the rear axle
 CELL = 0.2
 
 
+# What lines the kerbs, drawn like cards so that every kind comes up soon, and the metres that the long ones take.
+FEATURES = ("site", "bus", "rack", "barriers", "trailer", "motorcycles", "truck", "cones", "digger", "cars")
+FEATURES += ("trailer", "motorcycles", "bus")
+_ROOM = {"bus": 15.0, "trailer": 15.5, "truck": 10.0, "digger": 9.0, "site": 21.0, "cars": 13.0, "barriers": 14.0}
+
+
 class Plots:
     """Which ground is taken: a raster on which footprints are reserved."""
 
@@ -83,21 +89,6 @@ class Populator:
     def kerbside(self, pavement: np.ndarray) -> None:
         """Fill the strips beside the roads of the ego's route, and thinly those of the others."""
         on_route = dict.fromkeys(road for road, _ in self.ego_route.legs)
-        features = [
-            "site",
-            "bus",
-            "rack",
-            "barriers",
-            "trailer",
-            "motorcycles",
-            "truck",
-            "cones",
-            "truck",
-            "digger",
-            "cars",
-            "bus",
-            "trailer",
-        ]
         deck: list[str] = []
         for road in [*on_route, *(k for k in range(len(self.town.roads)) if k not in on_route)]:
             dense = road in on_route
@@ -114,8 +105,12 @@ class Populator:
                 while at < end - 7:
                     if self.rng.random() < (0.58 if dense else 0.12):
                         if not deck:
-                            deck = list(self.rng.permutation(features))
-                        at += self._feature(deck.pop(), line, at, keep_off, r.parking)
+                            deck = [str(what) for what in self.rng.permutation(FEATURES)]
+                        fitting = [what for what in deck if at + _ROOM.get(what, 8.0) < end]
+                        if not fitting:
+                            break
+                        deck.remove(fitting[0])
+                        at += self._feature(fitting[0], line, at, keep_off, r.parking)
                     else:
                         if self.rng.random() < 0.62:
                             self._park("car", line, at + 3, keep_off)
@@ -139,8 +134,8 @@ class Populator:
         rng = self.rng
         if what in ("bus", "trailer", "truck", "digger"):
             name = {"digger": "construction_vehicle"}.get(what, what)
-            length = {"bus": 15.0, "trailer": 15.0, "truck": 10.0, "digger": 9.0}[what]
-            self._park(name, line, at + length / 2, keep_off)
+            length = _ROOM[what]
+            self._park(name, line, at + length / 2, keep_off, 0.0 if strip else 0.9)
             if what != "bus" and rng.random() < 0.5:  # warns of what is parked ahead
                 self._cones(line, at - 0.5, int(rng.integers(1, 4)), 0.9, keep_off)
             return length + 1
@@ -234,7 +229,7 @@ class Populator:
     def _traffic(self, count: int) -> tuple[list[Vehicle], list[str]]:
         rng, town = self.rng, self.town
         names = ["car", "truck", "bus", "motorcycle", "bicycle", "trailer", "construction_vehicle"]
-        weights = np.array([0.48, 0.1, 0.08, 0.12, 0.12, 0.06, 0.04])
+        weights = np.array([0.42, 0.1, 0.08, 0.12, 0.12, 0.12, 0.04])
         legs = self.ego_route.legs[: max(2, len(self.ego_route.legs) - 1)]
         vehicles, kinds = [], []
         for _ in range(count):
