@@ -104,14 +104,10 @@ def _fill(canvas: np.ndarray, points: np.ndarray, label: int) -> None:
     cv2.fillPoly(canvas, [np.round(points / RESOLUTION * 16).astype(np.int32)], label, cv2.LINE_8, 4)
 
 
-def _strip(points: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.concatenate([left, right[::-1]]) if len(points) else points
-
-
 def _road_area(canvas: np.ndarray, town: Town, extra: float, label: int) -> None:
     for road in town.roads:
         half = road.half_width + extra
-        _fill(canvas, _strip(road.points, road.offset(half), road.offset(-half)), label)
+        _fill(canvas, np.concatenate([road.offset(half), road.offset(-half)[::-1]]), label)
     for n in range(len(town.crossings)):
         corners = [crossing_mouth(town, k, n, extra) for k in town.roads_at(n)]
         hull = cv2.convexHull(np.concatenate(corners).astype(np.float32))[:, 0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# What a triangle is made of; `materials.py` gives each part of an object its colour and reflectivity.
+# What a triangle is made of; `solids.py` gives each part of an object its colour and reflectivity.
 BODY, TRIM, GLASS, TYRE, METAL, LAMP, SKIN, CLOTH, REFLECTOR, FACADE, ROOF, LEAVES, BARK, TAIL = range(14)
 PARTS = 14
 

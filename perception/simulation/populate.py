@@ -248,8 +248,10 @@ class Populator:
                 tail = 0.5 * (size[0] + tail_length) + 0.45
             desired = rng.uniform(3.0, 5.5) if name == "bicycle" else rng.uniform(5.0, 12.0)
             if (road, forward) in legs:  # nobody crawls in front of the ego for the whole scene
-                forward = forward if name != "bicycle" else not forward
-                desired = max(desired, 0.9 * self.ego_desired) if name != "bicycle" else desired
+                if name == "bicycle":
+                    forward = not forward
+                else:
+                    desired = max(desired, 0.9 * self.ego_desired)
             length = desired * (self.duration + WARM_UP) + 120
             lateral = rng.uniform(0.7, 1.0) + (town.roads[road].half_width - town.roads[road].lanes * LANE)
             route = make_route(
