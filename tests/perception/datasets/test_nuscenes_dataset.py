@@ -121,6 +121,20 @@ def test_labels_are_indices_into_the_classes_of_the_config(small_root, make_data
     assert named[TASK_CLASSES] == named[OFFICIAL_CLASSES] and set(named[TASK_CLASSES]) == set(TASK_CLASSES)
 
 
+def test_a_file_with_its_own_label_numbers_gives_the_same_classes(own_root, make_dataset):
+    wanted = make_dataset(own_root).raw_sample(0)["gt_labels_3d"]
+    path = own_root / "tutelage_infos_train.pkl"
+    infos = load_infos(path)
+    infos["metainfo"]["categories"] = {
+        name: 9 - index if index >= 0 else -1 for name, index in infos["metainfo"]["categories"].items()
+    }
+    for instance in (instance for info in infos["data_list"] for instance in info["instances"]):
+        if instance["bbox_label_3d"] >= 0:
+            instance["bbox_label_3d"] = instance["bbox_label"] = 9 - instance["bbox_label_3d"]
+    path.write_bytes(pickle.dumps(infos))
+    assert np.array_equal(make_dataset(own_root).raw_sample(0)["gt_labels_3d"], wanted)
+
+
 def test_the_version_for_the_metric_comes_from_the_file(dataset):
     assert dataset.metainfo["version"] == "v1.0-mini"
 
