@@ -77,8 +77,7 @@ class Distiller:
         """The expert's features of this batch, with its own history stream, on or off as the student's."""
         if self.expert is None:
             self.load_expert(inputs["imgs"].device)
-        self.expert.history_enabled = history_enabled
-        features = self.expert.features(inputs, self.history)
+        features = self.expert.features(inputs, self.history, use_history=history_enabled)
         self.history = features.history
         return features
 

@@ -38,7 +38,8 @@ class VCDDetector(Base3DDetector):
     Args: as `BEVCore`; sub-networks as configs. Further:
         decoder: thresholds and NMS, a `DecodeSpec` or its arguments.
         depth_loss_weight: 3.0 as released; 0 needs no LiDAR at all.
-        history_at_start: False keeps the history off (repetitions of the current map) until `enable_history()`.
+        history_at_start: False keeps the history off (repetitions of the current map) in training until
+            `enable_history()`. Evaluation always uses it.
         distiller: the frozen expert and its losses; only used in training, never part of the state dict.
         image_weights: official state dict of a backbone with `load_official`, read when training starts.
         history_resample: "exact" warps every past map once by its composed motion; "repeated" as released.
@@ -108,8 +109,14 @@ class VCDDetector(Base3DDetector):
         """Switch the history on, for the student and its expert alike (called after the warm-up)."""
         self.history_enabled = True
 
-    def features(self, inputs: dict[str, Tensor], history: History | None) -> Features:
-        """One frame: lift, align and fuse the history, encode. `history` None starts every batch entry afresh."""
+    def features(
+        self, inputs: dict[str, Tensor], history: History | None, *, use_history: bool | None = None
+    ) -> Features:
+        """One frame: lift, align and fuse the history, encode. `history` None starts every batch entry afresh.
+
+        use_history: False repeats the current map instead (the warm-up); by default as switched by `enable_history`.
+        """
+        use_history = self.history_enabled if use_history is None else use_history
         lifted = self.core.lift(inputs)
         frames = self.core.history_frames
         if not frames:
@@ -118,7 +125,7 @@ class VCDDetector(Base3DDetector):
         bev2global = inputs["lidar2global"].double() @ torch.linalg.inv(inputs["bev_aug"].double())
         start = inputs["start"].bool()
         fits = history is not None and history.maps.shape[0] == current.shape[0]
-        if not fits or not self.history_enabled:
+        if not fits or not use_history:
             start = torch.ones_like(start)
         if not fits:
             history = History(
@@ -154,7 +161,7 @@ class VCDDetector(Base3DDetector):
     @torch.no_grad()
     def predict(self, inputs: dict[str, Tensor], data_samples: list, **kwargs) -> list:
         """Boxes in the LiDAR frame, one frame after another; `start` resets the history."""
-        features = self.features(inputs, self._streams["eval"])
+        features = self.features(inputs, self._streams["eval"], use_history=True)
         self._streams["eval"] = features.history
         head = self.core.head
         found = decode(head(features.bev), head.tasks, self.core.grid, self.decoder)
@@ -191,7 +198,10 @@ class VCDDetector(Base3DDetector):
         device = next(self.parameters()).device
         state = {name: value.to(device) for name, value in state.items()}
         self.history_enabled = bool(state["history_enabled"])
-        if "student.maps" in state:
-            self._streams["train"] = History(state["student.maps"], state["student.bev2global"])
-        if self.distiller is not None and "expert.maps" in state:
-            self.distiller.history = History(state["expert.maps"], state["expert.bev2global"])
+        streams = {
+            name: History(state[f"{name}.maps"], state[f"{name}.bev2global"]) if f"{name}.maps" in state else None
+            for name in ("student", "expert")
+        }
+        self._streams["train"] = streams["student"]
+        if self.distiller is not None:
+            self.distiller.history = streams["expert"]

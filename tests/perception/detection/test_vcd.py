@@ -167,6 +167,16 @@ def test_history_switched_off_is_every_frame_on_its_own_until_it_is_enabled(dete
         assert (model.features(frames[1], history).bev - alone).abs().max() > 1e-4
 
 
+def test_evaluation_uses_the_history_even_of_a_model_that_trains_without(detector, batch):
+    model, whole = detector(history_at_start=False).eval(), detector().eval()
+    for frame in range(2):
+        inputs, samples = batch(frame, frame=frame)
+        found = model.predict(inputs, samples)
+        boxes = found[0].pred_instances_3d.bboxes_3d.tensor.clone()
+        wanted = whole.predict(inputs, samples)[0].pred_instances_3d.bboxes_3d.tensor
+        torch.testing.assert_close(boxes, wanted, rtol=0, atol=0)
+
+
 def test_no_gradient_enters_the_history(detector, batch):
     model = detector()
     first = model.features(batch(0)[0], None)
