@@ -53,6 +53,8 @@ def invert(a2b: np.ndarray) -> np.ndarray:
 def transform(a2b: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Points (..., 3) of frame a in frame b; a2b is (4, 4) or broadcasts against the points' leading axes."""
     a2b = np.asarray(a2b, np.float64)
+    if a2b.ndim == 2:  # one transform for a whole cloud: a plain matrix product is much faster
+        return points @ a2b[:3, :3].T + a2b[:3, 3]
     return np.einsum("...ij,...j->...i", a2b[..., :3, :3], points) + a2b[..., :3, 3]
 
 

@@ -15,8 +15,6 @@ FORBIDDEN = {  # package: what it may not import, among our own
     "control": {"perception", "deploy", "benchmarks"},
     "deploy": {"benchmarks"},
 }
-# perception.demo is the command behind `make demo`: it walks the whole road, export included
-EXCEPTIONS = {"perception/demo.py": {"deploy"}}
 RUNTIME_MAY_IMPORT = {"numpy", "onnxruntime", *sys.stdlib_module_names}
 MOST_LINES = 420
 
@@ -42,9 +40,8 @@ def imported(file: Path, source: str | None = None) -> set[str]:
 
 
 def violations(file: Path, forbidden: set[str], source: str | None = None) -> list[str]:
-    allowed = EXCEPTIONS.get(str(file.relative_to(ROOT)), set())
     tops = {name.split(".")[0] for name in imported(file, source)}
-    return [f"{file.relative_to(ROOT)} imports {name}" for name in sorted(tops & (forbidden - allowed))]
+    return [f"{file.relative_to(ROOT)} imports {name}" for name in sorted(tops & forbidden)]
 
 
 # The doctor asks the arm's info checker whether a data set fits, if that arm is installed; nothing else of common does.

@@ -34,12 +34,21 @@ class NuScenesSequenceMetric(NuScenesMetric):
 
     Args: data_root; ann_file (relative to data_root or absolute); out_dir: where `results_nusc.json`,
     `metrics_summary.json` and `metrics_details.json` go, by default a folder that is removed again; format_only: write
-    the submission and evaluate nothing (test set). The version comes from the data set (mini and trainval alike).
+    the submission and evaluate nothing (test set); eval_set: a split of the devkit, by default the version's validation
+    split. The version comes from the data set (mini and trainval alike).
 
     Returns of an evaluation: `NDS`, `mAP`, `mATE`, `mASE`, `mAOE`, `mAVE`, `mAAE`, `AP/<class>`.
     """
 
-    def __init__(self, data_root: str, ann_file: str, out_dir: str | None = None, format_only: bool = False, **kwargs):
+    def __init__(
+        self,
+        data_root: str,
+        ann_file: str,
+        out_dir: str | None = None,
+        format_only: bool = False,
+        eval_set: str | None = None,
+        **kwargs,
+    ):
         path = ann_file if Path(ann_file).is_absolute() else str(Path(data_root) / ann_file)
         modality = dict(use_camera=True, use_lidar=False, use_radar=False, use_map=False, use_external=False)
         super().__init__(
@@ -51,7 +60,7 @@ class NuScenesSequenceMetric(NuScenesMetric):
             **kwargs,
         )
         self.prefix = None  # plain names: NDS, mAP, ...
-        self.results_meta = modality
+        self.results_meta, self.eval_set = modality, eval_set
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Args: results, one per sample of the split, empty ones included. Raises DataError if samples are missing."""
@@ -71,7 +80,7 @@ class NuScenesSequenceMetric(NuScenesMetric):
             if self.format_only:
                 logger.info(f"submission written to {submission}")
                 return {}
-            summary = evaluate_submission(submission, self.data_root, version, submission.parent)
+            summary = evaluate_submission(submission, self.data_root, version, submission.parent, self.eval_set)
         logger.info("\n" + table(summary))
         return flatten(summary)
 

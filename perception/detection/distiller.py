@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from perception.detection.occupancy import occupancy_loss, occupancy_mask, occupancy_volume
 from torch import Tensor
 
 from common.errors import ConfigError
 from perception.detection.grid import GridSpec
+from perception.detection.occupancy import occupancy_loss, occupancy_mask, occupancy_volume
 from perception.detection.trajectory import point_loss, standardise, trajectory_loss, trajectory_masks
 from perception.detection.view_transform import build_pool_index
 

@@ -12,6 +12,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from common.errors import ConfigError
 from perception.detection.core import BEVCore, Lifted
 from perception.detection.decode import DecodeSpec, decode
 from perception.detection.depth_prior import depth_loss
@@ -160,7 +161,10 @@ class VCDDetector(Base3DDetector):
 
     @torch.no_grad()
     def predict(self, inputs: dict[str, Tensor], data_samples: list, **kwargs) -> list:
-        """Boxes in the LiDAR frame, one frame after another; `start` resets the history."""
+        """Boxes in the LiDAR frame, frame after frame; `start` resets the history. Raises ConfigError for batches:
+        consecutive frames of a scene would land in different slots of the history."""
+        if self.core.history_frames and len(data_samples) != 1:
+            raise ConfigError(f"evaluation batch of {len(data_samples)} frames: set val and test batch_size to 1")
         features = self.features(inputs, self._streams["eval"], use_history=True)
         self._streams["eval"] = features.history
         head = self.core.head

@@ -46,13 +46,15 @@ def test_a_network_whose_weights_changed_after_export_fails_parity(small, onnx_p
     assert result.streams[0].difference["reg"] <= 1e-4
 
 
-def test_points_of_one_cell_accumulate_in_onnx_runtime(detector, onnx_path):
-    """All points into few cells: an exporter that drops the reduction keeps one of each."""
+@pytest.mark.parametrize("count", [None, 1, 63, 64, 65, 128])
+def test_points_of_one_cell_accumulate_in_onnx_runtime(detector, onnx_path, count):
+    """All points into few cells, however few there are: an exporter that drops the reduction keeps one of each."""
     from deploy.export import ExportGraph, example
     from deploy.runtime.session import INPUTS, OUTPUTS
 
     manifest = Manifest.load(onnx_path)
     inputs = list(example(manifest, 3))
+    inputs[2:5] = [column[:count] for column in inputs[2:5]]
     inputs[4] = (torch.arange(len(inputs[4])) * 7 // len(inputs[4])).to(torch.int64) * 300
     graph = ExportGraph(detector.core, manifest.mean, manifest.std).eval()
     with torch.no_grad():
@@ -122,6 +124,19 @@ def test_decoding_settings_reach_the_manifest(detector):
     assert pedestrian.scale == (spec.factors["pedestrian"], spec.factors["traffic_cone"])
     assert pedestrian.iou == spec.iou["pedestrian"]
     assert manifest.nms[3].type == "circle" and manifest.nms[3].radius == spec.circle_radius["barrier"]
+
+
+@pytest.mark.slow
+def test_the_scatter_pool_agrees_too_and_holds_no_float64_sum(small, tmp_path):
+    detector = small()
+    manifest = export(detector, tmp_path / "scatter.onnx", cameras=3, pool="scatter")
+    assert check(detector, tmp_path / "scatter.onnx", streams(manifest, 3), threads=1).passed
+    assert not any(node.op_type == "CumSum" for node in onnx.load(tmp_path / "scatter.onnx").graph.node)
+
+
+def test_an_unknown_pool_is_refused(detector, tmp_path):
+    with pytest.raises(ConfigError, match=r"pool 'magic': choose one of \['scatter', 'sorted'\]"):
+        export(detector, tmp_path / "x.onnx", pool="magic")
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_history_switched_off_is_every_frame_on_its_own_until_it_is_enabled(dete
 def test_evaluation_uses_the_history_even_of_a_model_that_trains_without(detector, batch):
     model, whole = detector(history_at_start=False).eval(), detector().eval()
     for frame in range(2):
-        inputs, samples = batch(frame, frame=frame)
+        inputs, samples = batch(frame, batch=1, frame=frame)
         found = model.predict(inputs, samples)
         boxes = found[0].pred_instances_3d.bboxes_3d.tensor.clone()
         wanted = whole.predict(inputs, samples)[0].pred_instances_3d.bboxes_3d.tensor
@@ -221,11 +221,16 @@ def test_runtime_state_carries_both_histories(detector, batch, expert_checkpoint
 
 def test_predictions_are_boxes_per_sample(detector, batch):
     model = detector().eval()
-    inputs, samples = batch(0)
+    inputs, samples = batch(0, batch=1)
     out = model.predict(inputs, samples)
-    assert len(out) == 2
+    assert len(out) == 1
     assert 0 < len(out[0].pred_instances_3d) <= 20
     assert out[0].pred_instances_3d.bboxes_3d.tensor.shape[1] == 9
+
+
+def test_an_evaluation_batch_of_several_frames_is_refused_because_it_would_mix_histories(detector, batch):
+    with pytest.raises(ConfigError, match="evaluation batch of 2 frames: set val and test batch_size to 1"):
+        detector().eval().predict(*batch(0))
 
 
 def test_an_expert_without_lidar_says_what_it_needs(detector, batch):
