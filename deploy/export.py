@@ -26,6 +26,7 @@ from deploy.runtime.geometry import Lift, camera_vector
 from deploy.runtime.manifest import FRUSTUMS, LIFTS, Manifest, TaskNMS, TensorSpec, sha256
 from deploy.runtime.session import INPUTS, OUTPUTS
 from perception.datasets.transforms.images import LoadAndAugmentImages
+from perception.detection.core import EXPORTED_POOLS
 
 OPSET = 18  # 20 has another GridSample, which TensorRT 10.13 computes wrongly
 MEANING = {
@@ -117,7 +118,7 @@ def describe(
         center_range=tuple(float(v) for v in spec.centre_range),
         nms=tuple(suppression),
         rate_hz=float(rate_hz),
-        source=dict(source or {}),
+        source={**(source or {}), "pool": core.exported_pool},
     )
     wanted = core.frustum.cpu().numpy()
     for frustum in FRUSTUMS:
@@ -160,17 +161,23 @@ def export(
     rate_hz: float = 2.0,
     resize_headroom: float = 0.0,
     cameras: int = 6,
+    pool: str | None = None,
     source: dict | None = None,
 ) -> Manifest:
     """Write `path` (one ONNX file, weights inside) and its manifest beside it; returns the manifest.
 
     Args: detector, a `VCDDetector`; cameras, how many the traced example has. The number stays free in the graph where
-    the network allows it, and the manifest says whether it did. resize_headroom: see deploy/runtime/images.py.
+    the network allows it, and the manifest says whether it did. resize_headroom: see deploy/runtime/images.py. pool:
+    how the graph sums into cells, a key of `perception.detection.core.EXPORTED_POOLS` (default: the core's own).
 
     Raises: ConfigError for a detector that cannot be exported; RuntimeError if the graph lost an accumulation.
     """
     if opset < OPSET:
         raise ConfigError(f"opset {opset}: torch's exporter writes {OPSET} or later; leave --opset out")
+    if pool is not None:
+        if pool not in EXPORTED_POOLS:
+            raise ConfigError(f"pool {pool!r}: choose one of {sorted(EXPORTED_POOLS)}")
+        detector.core.exported_pool = pool
     path = Path(path)
     manifest = describe(detector, path, rate_hz=rate_hz, resize_headroom=resize_headroom, source=source)
     graph = ExportGraph(detector.core, manifest.mean, manifest.std).eval().cpu()
@@ -206,15 +213,19 @@ def export(
 
 def _trace(graph: nn.Module, inputs: tuple[Tensor, ...]):
     """The traced program, with P free, and N where no part of the network insists on the example's."""
-    points, cameras = Dim("P", min=2, max=1 << 30), Dim("N", min=1, max=64)
+    points, cameras = Dim("P", min=256, max=1 << 30), Dim("N", min=1, max=64)
     free = {name: {0: points} if name.endswith("_index") else None for name in INPUTS}
     try:
         shapes = {**free, "images": {1: cameras}, "camera": {1: cameras}}
-        return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+        return torch.export.export(
+            graph, inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
     except UserError as error:
         if "Constraints violated (N)" not in str(error):
             raise
-    return torch.export.export(graph, inputs, dynamic_shapes=free, strict=False)
+    return torch.export.export(
+        graph, inputs, dynamic_shapes=free, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+    )
 
 
 @contextmanager
@@ -301,6 +312,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--rate", type=float, default=2.0, metavar="HZ", help="frames per second the history was trained at"
     )
+    parse.add_argument("--pool", choices=sorted(EXPORTED_POOLS), help="scatter for TensorRT; default: the core's")
     parse.add_argument("--parity-frames", type=int, default=10, metavar="N")
     parse.add_argument(
         "--drawn", action="store_true", help="check parity on drawn frames, without the config's data set"
@@ -332,6 +344,7 @@ def main(argv: list[str] | None = None) -> int:
         opset=args.opset,
         rate_hz=args.rate,
         resize_headroom=resize_headroom(config),
+        pool=args.pool,
         source=source,
     )
     size = Path(args.out).stat().st_size / 2**20

@@ -128,10 +128,13 @@ def _logging_defaults(cfg: Config) -> None:
         hooks = cfg.setdefault("default_hooks", {})
         logger = hooks.setdefault("logger", {"type": "LoggerHook"})
         logger.setdefault("log_metric_by_epoch", False)  # evaluations are logged at their iteration
-    # mmengine keeps logger and message hub by this name: two runs of one config within a second would share them
+    # mmengine keeps logger, message hub and visualizer by name: a second run of this process would write into the
+    # first one's files, whatever name the config gives
     stem = Path(cfg.filename).stem if cfg.filename else "run"
     number = next(_built)
     cfg.experiment_name = stem if number == 0 else f"{stem}-{number}"
+    if isinstance(cfg.visualizer, dict):
+        cfg.visualizer["name"] = cfg.experiment_name
 
 
 def use_amp(cfg: Config) -> None:

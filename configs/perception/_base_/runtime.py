@@ -19,9 +19,7 @@ default_hooks = dict(
 )
 custom_hooks = []
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
-visualizer = dict(
-    type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)], name="visualizer"
-)
+visualizer = dict(type=Visualizer, vis_backends=[dict(type=LocalVisBackend), dict(type=TensorboardVisBackend)])
 log_processor = dict(window_size=50, by_epoch=False)
 log_level = "INFO"
 load_from = None
