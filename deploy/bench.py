@@ -137,7 +137,7 @@ class TorchStream:
             begin = self._now()
             images = normalise(self.detector, frame.images).to(self.device)
             inputs = batch(with_poses(self.rig, frame), frame, images)
-            features = self.detector.features(inputs, None if frame.start else self.history)
+            features = self.detector.features(inputs, None if frame.start else self.history, use_history=True)
             self.history = features.history
             decode(core.head(features.bev), core.head.tasks, core.grid, self.detector.decoder)
             whole = self._now()

@@ -43,8 +43,13 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """True if every output of every stream is a number within the tolerance."""
+        """True if every output of every stream is a number within the tolerance.
+
+        So must the evaluation path be in streams whose indices are all the same: a point within float32 rounding of a
+        cell's edge may fall to either side of it, and then moves more than rounding.
+        """
         worst = [value for stream in self.streams for value in stream.difference.values()]
+        worst += [value for stream in self.streams if not stream.other_points for value in stream.evaluation.values()]
         return bool(worst) and all(value <= self.tolerance for value in worst)
 
     def table(self) -> str:
@@ -150,7 +155,7 @@ def _stream(detector, manifest: Manifest, session: Session, name: str, rig: Rig,
         past = [pose, *past][: manifest.history]
         _worst(report.difference, got, want, OUTPUTS)
         # The path of training and evaluation: its own indices, its own pooling
-        features = detector.features(inputs, None if frame.start else history)
+        features = detector.features(inputs, None if frame.start else history, use_history=True)
         history = features.history
         _worst(report.evaluation, got, core.head(features.bev), HEADS)
         report.other_points += _unlike(index, core.pool_index(inputs))

@@ -9,7 +9,7 @@ from deploy.runtime.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
-def report(detector, onnx_path, rig):
+def report(detector, onnx_path, rig, one_thread):
     against = TorchStream(detector, Manifest.load(onnx_path), rig)
     return measure(onnx_path, rig, frames=5, hz=50, against=against, threads=1)
 

@@ -14,7 +14,7 @@ from deploy.runtime.manifest import Manifest
 
 
 @pytest.fixture(scope="module")
-def report(detector, onnx_path):
+def report(detector, onnx_path, one_thread):
     return check(detector, onnx_path, streams(Manifest.load(onnx_path), 10), threads=1)
 
 
@@ -32,6 +32,13 @@ def test_the_evaluation_path_with_its_own_indices_agrees_too(report):
     for stream in report.streams:
         assert stream.other_points <= 2e-3 * stream.points * stream.frames
         assert max(stream.evaluation.values()) <= (1e-4 if stream.other_points == 0 else 1e-2)
+
+
+def test_a_network_built_with_its_history_switched_off_is_compared_with_the_history_on(small, onnx_path):
+    manifest = Manifest.load(onnx_path)
+    rig = surround_rig(manifest, 3)
+    frames = list(drawn_frames(manifest, rig, 3))
+    assert check(small(history_at_start=False), onnx_path, [("rig", rig, frames)], threads=1).passed
 
 
 def test_a_network_whose_weights_changed_after_export_fails_parity(small, onnx_path):

@@ -59,6 +59,7 @@ def test_the_history_holds_the_last_raw_maps_newest_first(stream, frames, rig):
         stream.step(**frame.arguments(rig))
         maps.append(stream.session.history[0, 0])
     np.testing.assert_array_equal(stream.session.history[0], [maps[3], maps[2]])
+    assert all(np.abs(map_).max() > 0 for map_ in maps) and not np.array_equal(maps[3], maps[2])
 
 
 def test_a_sequence_start_fills_the_history_with_the_current_map(stream, frames, rig):
@@ -67,6 +68,7 @@ def test_a_sequence_start_fills_the_history_with_the_current_map(stream, frames,
     stream.step(**frames[2].arguments(rig))
     history = stream.session.history[0]
     np.testing.assert_array_equal(history[0], history[1])
+    assert np.abs(history).max() > 0
 
 
 def test_the_history_stays_in_its_two_buffers(stream, frames, rig):
