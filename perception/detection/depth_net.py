@@ -122,7 +122,7 @@ class DepthNet(nn.Module):
         Returns: logits (BN, D, h, w); context (BN, C, h, w).
         """
         camera = camera.reshape(-1, CAMERA_ENTRIES)
-        if len(camera) != len(feature):
+        if camera.shape[0] != feature.shape[0]:
             raise ValueError(f"{len(camera)} camera vectors for {len(feature)} feature maps: both must be B * N long")
         camera = self.camera_norm(camera.to(self.context_gate.mlp[0].weight.dtype))
         feature = self.reduce(feature)

@@ -1,0 +1,62 @@
+"""README against the code: its commands exist, its configs load, its table is the one in the result files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.cli import VERBS
+from common.engine.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_config_and_file_a_page_names_exists(page):
+    text = page.read_text()
+    for name in re.findall(r"(?:configs|benchmarks|docs|tests|perception|deploy|common)/[\w./]+\.(?:py|md)", text):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}"
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_verb_of_the_readme_is_a_verb_and_every_verb_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"^tutelage ([a-z-]+)", text, re.MULTILINE))
+    assert named <= set(VERBS)
+    assert set(VERBS) <= named
+
+
+def test_the_configs_that_the_readme_trains_load():
+    text = (ROOT / "README.md").read_text()
+    configs = set(re.findall(r"configs/[\w/]+\.py", text))
+    assert len(configs) >= 4
+    for name in configs:
+        assert load_config(ROOT / name).model
+
+
+def test_the_help_of_every_verb_prints():
+    for verb in VERBS:
+        done = subprocess.run(
+            [sys.executable, "-m", "common.cli", verb, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120
+        )
+        assert done.returncode == 0, f"{verb}: {done.stderr}"
+        assert f"tutelage {verb}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_runs_from_simulation_to_report(tmp_path):
+    arguments = ["--work-dir", str(tmp_path), "--scenes", "4", "--val-scenes", "1", "--iterations", "60"]
+    done = subprocess.run(
+        [sys.executable, "-m", "perception.demo", *arguments], cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("| baseline") == report.count("| expert") == report.count("| apprentice") == 1
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", report):
+        assert (tmp_path / picture).is_file()
