@@ -11,13 +11,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.engine.workdir import read_metrics
+from common.errors import ConfigError
 
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training and its final evaluation. `options` override the config; `needs`: jobs that must be done first."""
+    """One training and its final evaluation.
+
+    options override the config; needs: names of the jobs that must be done first; processes: more than one trains
+    data-parallel on this machine, each with the config's batch size.
+    """
 
     name: str
     config: str
@@ -26,6 +31,7 @@ class Job:
     options: dict = field(default_factory=dict)
     seed: int = 0
     needs: tuple[str, ...] = ()
+    processes: int = 1
 
     @property
     def checkpoint(self) -> Path:
@@ -42,14 +48,32 @@ class Job:
 
     def _identity(self) -> dict:
         options = {key: str(value) for key, value in sorted(self.options.items())}
-        return {"config": self.config, "iterations": self.iterations, "seed": self.seed, "options": options}
+        identity = {"config": self.config, "iterations": self.iterations, "seed": self.seed, "options": options}
+        return {**identity, "processes": self.processes}
 
     def command(self) -> list[str]:
         """The command a user would type."""
         options = {"iterations": self.iterations, **self.options}
         pairs = [f"{key}={value}" for key, value in options.items()]
-        return [sys.executable, "-m", "common.cli", "train", self.config, "--work-dir", str(self.work_dir), "--seed",
-                str(self.seed), "--resume", "--cfg-options", *pairs]  # fmt: skip
+        launch = ["-m", "common.cli", "train"]
+        if self.processes > 1:
+            several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes)]
+            launch = [*several, *launch, "--launcher", "pytorch"]
+        return [sys.executable, *launch, self.config, "--work-dir", str(self.work_dir), "--seed", str(self.seed),
+                "--resume", "--cfg-options", *pairs]  # fmt: skip
+
+    def claim(self) -> None:
+        """Mark the folder as this job's, so that another job never resumes from its checkpoints.
+
+        Raises: ConfigError when the folder is another's.
+        """
+        path = self.work_dir / "job.json"
+        if path.is_file() and json.loads(path.read_text()) != self._identity():
+            raise ConfigError(
+                f"{self.work_dir} holds a training with other settings: remove it, or choose another folder"
+            )
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self._identity(), indent=1) + "\n")
 
     def finish(self, seconds: float) -> dict:
         """Read the metrics of the evaluation that ended the training and mark the job as done."""
@@ -62,24 +86,27 @@ class Job:
         return metrics
 
 
-def run(jobs: list[Job], *, parallel: int = 2, threads: int | None = None) -> dict[str, dict]:
-    """Run jobs, at most `parallel` at a time with `threads` each (default: the cores shared evenly).
+def run(jobs: list[Job], *, parallel: int = 2) -> dict[str, dict]:
+    """Run jobs, at most `parallel` processes at a time; those that run together share the cores evenly.
 
     Returns: metrics by job name. Raises RuntimeError with the end of the log when a job fails; the others are stopped,
-    and a second call goes on where this one ended.
+    and a second call goes on where this one ended. Raises ConfigError when a folder holds another job.
     """
     done = {job.name: metrics for job in jobs if (metrics := job.result()) is not None}
     waiting = [job for job in jobs if job.name not in done]
+    for job in waiting:
+        job.claim()
     cores = len(os.sched_getaffinity(0))
-    threads = threads or max(1, cores // max(1, min(parallel, len(waiting) or 1)))
     running: dict[str, tuple] = {}
     total = tqdm(total=len(jobs), initial=len(done), desc="trainings", position=0, dynamic_ncols=True)
     try:
         while waiting or running:
             ready = [job for job in waiting if all(name in done for name in job.needs)]
-            while ready and len(running) < parallel:
+            while ready and (not running or _used(running) + ready[0].processes <= parallel):
+                together = min(parallel, _used(running) + sum(job.processes for job in ready))
                 job = ready.pop(0)
                 waiting.remove(job)
+                threads = max(1, cores // max(together, job.processes))
                 running[job.name] = _start(job, threads, 1 + _free_row(running, parallel))
             for name, (job, process, bar, begun) in list(running.items()):
                 _advance(job, bar)
@@ -102,13 +129,16 @@ def run(jobs: list[Job], *, parallel: int = 2, threads: int | None = None) -> di
     return done
 
 
+def _used(running: dict) -> int:
+    return sum(job.processes for job, *_ in running.values())
+
+
 def _free_row(running: dict, parallel: int) -> int:
     taken = {-bar.pos for _, _, bar, _ in running.values()}
     return next(row for row in range(parallel) if row + 1 not in taken)
 
 
 def _start(job: Job, threads: int, row: int):
-    job.work_dir.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin would starve the neighbour
     with open(job.work_dir / "train.log", "ab") as log:

@@ -51,9 +51,12 @@ def test_the_help_of_every_verb_prints():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_runs_from_simulation_to_report(tmp_path):
-    arguments = ["--work-dir", str(tmp_path), "--scenes", "4", "--val-scenes", "1", "--iterations", "60"]
+    sizes = "--scenes 4 --val-scenes 1 --warm-up 60 --iterations 60".split()
     done = subprocess.run(
-        [sys.executable, "-m", "perception.demo", *arguments], cwd=ROOT, text=True, capture_output=True
+        [sys.executable, "-m", "perception.demo", "--work-dir", str(tmp_path), *sizes],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = (tmp_path / "report.md").read_text()

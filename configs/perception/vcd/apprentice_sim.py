@@ -12,7 +12,7 @@ model.update(
     distiller=dict(
         type=Distiller,
         expert=expert_model,
-        checkpoint="work_dirs/expert_sim/iter_1200.pth",
+        checkpoint="work_dirs/expert_sim/iter_1000.pth",
         trajectory_weight=0.4,
         region="trajectory",
         occupancy_weight=0.0,

@@ -7,7 +7,6 @@ with read_base():
 
 image_hw = (128, 352)
 train_pipeline[0].update(size=image_hw, training=False)
-del train_pipeline[1]  # no BEV augmentation: one frame is to be fitted
 train_pipeline[1].update(x=(-51.2, 51.2), y=(-51.2, 51.2))
 train_pipeline[2].update(high=60.0)
 test_pipeline[0].update(size=image_hw)
