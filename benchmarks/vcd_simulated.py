@@ -146,7 +146,7 @@ def main() -> int:
     body = (
         f"{args.scenes} training and {args.val_scenes} held-out scenes of 8 key frames, the `sim` family of "
         f"configs/perception/vcd. All networks start from the weights of one camera network ({args.warm_up} iterations "
-        f"of 4 samples; NDS {results[first.name]['NDS']:.3f}, mAP {results[first.name]['mAP']:.3f}), as the paper's "
+        f"of 4 samples; NDS {results[first.name]['NDS']:.3f}, mAP {results[first.name]['mAP']:.3f}), where the paper's "
         f"start from ImageNet, and train {args.iterations} iterations of 2 samples. Negative control: the expert whose "
         "depth maps come from other samples, in training and in testing.\n\n"
     )

@@ -51,7 +51,7 @@ def test_the_help_of_every_verb_prints():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_runs_from_simulation_to_report(tmp_path):
-    sizes = "--scenes 4 --val-scenes 1 --warm-up 60 --iterations 60".split()
+    sizes = ["--scenes", "4", "--val-scenes", "1", "--warm-up", "60", "--iterations", "60"]
     done = subprocess.run(
         [sys.executable, "-m", "perception.demo", "--work-dir", str(tmp_path), *sizes],
         cwd=ROOT,

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import get_world_size, init_dist, is_distributed, is_main_process, sync_random_seed
 
+from common.engine.checkpoint import checkpoints_of
 from common.engine.config import as_config, default_work_dir
 from common.engine.runner import ResumableRunner
 from common.engine.seeding import draw_seed
@@ -47,7 +48,10 @@ def build_runner(cfg: Config | dict, *, resume: bool | str = False) -> Resumable
             world_size=get_world_size(),
             resume=resume,
         )
-    return ResumableRunner.from_cfg(cfg)
+    runner = ResumableRunner.from_cfg(cfg)
+    if resume is True and not cfg.resume:
+        runner.logger.warning(f"{cfg.work_dir} holds no checkpoint to resume from: starting at iteration 0")
+    return runner
 
 
 def _resume_into(cfg: Config, resume: bool | str) -> None:
@@ -56,6 +60,8 @@ def _resume_into(cfg: Config, resume: bool | str) -> None:
         if not Path(resume).expanduser().is_file():
             raise FileNotFoundError(f"--resume {resume}: no such checkpoint")
         cfg.load_from = str(resume)
+    elif resume is True and not checkpoints_of(cfg.work_dir):
+        cfg.resume = False  # nothing to go on from: the run begins, from `load_from` where the config names one
     elif resume:
         # `load_from` is where a run begins; a resumed run goes on from its own checkpoint
         cfg.load_from = None if resume is True else resume

@@ -5,6 +5,7 @@ Letters: B batch, N cameras, D depth bins, C channels, h w feature map, P pooled
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from common.errors import ConfigError
@@ -89,10 +90,11 @@ class BEVCore(nn.Module):
     def lift(self, inputs: dict[str, Tensor]) -> Lifted:
         """The current frame in BEV, from the batch of docs/conventions.md. The expert needs `lidar_depth`."""
         cam2img, cam2lidar, img_aug, bev_aug = (inputs[key] for key in GEOMETRY)
-        camera = camera_vector(cam2img, img_aug, bev_aug, cam2lidar)
+        with torch.autocast(cam2img.device.type, enabled=False):  # half precision would move points by decimetres
+            camera = camera_vector(cam2img, img_aug, bev_aug, cam2lidar)
+            points = lift_points(self.frustum, cam2img, cam2lidar, img_aug, bev_aug)
+            index = build_pool_index(points, self.grid, rounding=self.rounding)
         logits, context = self.image_features(inputs["imgs"], camera)
-        points = lift_points(self.frustum, cam2img, cam2lidar, img_aug, bev_aug)
-        index = build_pool_index(points, self.grid, rounding=self.rounding)
         nearest = None
         if "lidar_depth" in inputs:
             nearest = block_minimum(inputs["lidar_depth"], self.stride)

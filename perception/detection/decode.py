@@ -104,7 +104,9 @@ def scale_nms(boxes: Tensor, scores: Tensor, local: Tensor, names: list[str], sp
         return circle_nms(boxes[:, :2], scores, spec.circle_radius[names[0]])
     factors = boxes.new_tensor([spec.factors.get(name, 1.0) for name in names])[local][:, None]
     flat = torch.cat([boxes[:, :2], boxes[:, 3:5] * factors, boxes[:, 6:7]], 1)
-    return nms_rotated(flat, scores, spec.iou.get(names[0], 0.2))[1]
+    # on the CPU: a few hundred boxes, and mmcv is often built without CUDA
+    kept = nms_rotated(flat.cpu(), scores.cpu(), spec.iou.get(names[0], 0.2))[1]
+    return kept.to(boxes.device)
 
 
 def circle_nms(centres: Tensor, scores: Tensor, radius: float) -> Tensor:

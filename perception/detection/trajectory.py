@@ -19,7 +19,8 @@ from perception.detection.losses import imitation_loss
 def _to_bev(centers: Tensor, bev_aug: Tensor) -> Tensor:
     """lidar -> bev: (..., 3) float32 points; bev_aug (4, 4)."""
     bev_aug = bev_aug.to(centers)
-    return centers @ bev_aug[:3, :3].mT + bev_aug[:3, 3]
+    with torch.autocast(centers.device.type, enabled=False):
+        return centers @ bev_aug[:3, :3].mT + bev_aug[:3, 3]
 
 
 def trajectory_masks(

@@ -101,8 +101,16 @@ class VCDDetector(Base3DDetector):
         self._streams: dict[str, History | None] = {"train": None, "eval": None}
 
     def init_weights(self) -> None:
-        """Initial weights of a training: `init_cfg` of the parts, then `image_weights`."""
+        """Initial weights of a training: He's for our convolutions, the backbone's own (its `init_cfg`, pretrained
+        files included), then `image_weights`. Called by the runner before weights are loaded."""
         super().init_weights()
+        core = self.core
+        for part in (core.depth_net, core.pre_fusion, core.bev_encoder, core.head):
+            for layer in part.modules():
+                if isinstance(layer, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if hasattr(core.image_backbone, "init_weights"):
+            core.image_backbone.init_weights()
         if self.image_weights:
             self.core.image_backbone.load_official(self.image_weights)
 
@@ -181,10 +189,6 @@ class VCDDetector(Base3DDetector):
         return self.core.head(self.features(inputs, None).bev)
 
     extract_feat = _forward
-
-    def reset_eval_stream(self) -> None:
-        """Forget the evaluation history, so that an evaluation never sees the frames of an earlier one."""
-        self._streams["eval"] = None
 
     def runtime_state(self) -> dict[str, Tensor]:
         """What a resumed run needs besides the weights: the histories of the training stream."""

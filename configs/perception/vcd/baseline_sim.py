@@ -69,9 +69,11 @@ model = dict(
         tasks=tasks,
         shared_channels=32,
         branch_channels=8,
+        min_radius=1,  # cells of 1.6 m
         code_weights=(1.0,) * 8 + (0.2,) * 2,
     ),
-    decoder=dict(score_threshold=0.05, peaks_per_task=120, max_per_task=60),
+    # one task holds barriers and cycles, so barriers are suppressed by overlap and not by centre distance
+    decoder=dict(score_threshold=0.05, peaks_per_task=120, max_per_task=60, circle_radius={}),
 )
 optim_wrapper = dict(
     type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-2), clip_grad=dict(max_norm=5, norm_type=2)
