@@ -68,6 +68,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
         trajectory_frames=past_frames,
         split_sequences=2,
+        on_error="raise",  # "skip" logs unreadable frames and takes a neighbour
     ),
 )
 val_dataloader = dict(

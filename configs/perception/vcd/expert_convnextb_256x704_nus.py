@@ -13,3 +13,5 @@ model["image_backbone"] = dict(
 # image_weights: the official convnext_base_22k_1k_224 state dict, placed here by the user; None trains from scratch
 model.update(lidar_prior=True, image_weights="checkpoints/convnext_base_22k_1k_224.pth")
 model["image_neck"].update(in_channels=(512, 1024))
+
+sync_bn = "torch"  # with several processes; the recipe synchronises the expert alone

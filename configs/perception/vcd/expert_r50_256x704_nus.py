@@ -6,3 +6,5 @@ with read_base():
     from .baseline_r50_256x704_nus import *
 
 model.update(lidar_prior=True)
+
+sync_bn = "torch"  # with several processes; the recipe synchronises the expert alone
