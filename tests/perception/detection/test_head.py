@@ -23,13 +23,13 @@ def stock_head(in_channels=8):
         in_channels=in_channels,
         tasks=[dict(num_class=len(t), class_names=t) for t in TASKS],
         bbox_coder=dict(
-            type="CenterPointBBoxCoder", pc_range=RANGE[:2], voxel_size=[1.6, 1.6], out_size_factor=1,
+            type="mmdet3d.CenterPointBBoxCoder", pc_range=RANGE[:2], voxel_size=[1.6, 1.6], out_size_factor=1,
             post_center_range=[-61.2, -61.2, -10, 61.2, 61.2, 10], max_num=50, score_threshold=0.1, code_size=9,
         ),
         common_heads={name: (size, 2) for name, size in BRANCHES.items()},
         loss_cls=dict(type="mmdet.GaussianFocalLoss", reduction="mean"),
         loss_bbox=dict(type="mmdet.L1Loss", reduction="mean", loss_weight=0.25),
-        separate_head=dict(type="SeparateHead", init_bias=-2.19, final_kernel=3, head_conv=16),
+        separate_head=dict(type="mmdet3d.SeparateHead", init_bias=-2.19, final_kernel=3, head_conv=16),
         share_conv_channel=16,
         train_cfg=dict(
             grid_size=[64, 64, 1], voxel_size=[1.6, 1.6, 8], point_cloud_range=RANGE, out_size_factor=1,
