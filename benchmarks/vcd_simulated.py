@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _nds import paired_interval, records, score
 from _report import describe_device, table, write_report
 
+from common.engine.workdir import read_record
 from perception.datasets.converter import create_infos
 from perception.datasets.metric import EVAL_SETS
 from perception.demo import warm_up
@@ -112,14 +113,29 @@ def summarise(jobs: list[Job], found: dict[str, list], draws: int) -> str:
         for key in ("NDS", "mAP"):
             interval = paired_interval(found[first], found[second], key, draws=draws)
             cells.append(f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]")
+            if key == "NDS":
+                cells.append(f"[{interval['t_low']:+.3f}, {interval['t_high']:+.3f}]")
+                cells.append(" ".join(f"{value:+.3f}" for value in interval["per_seed"]))
         differences.append([f"{second} - {first}", *cells])
     return (
         "Mean over the seeds, scores by the nuScenes devkit on the held-out scenes:\n\n"
         + table(["network", *COLUMNS, "NDS per seed"], rows)
-        + "\n\nPaired differences with 95 % bootstrap intervals over seeds (as pairs) and held-out scenes:\n\n"
-        + table(["difference", "NDS", "mAP"], differences)
-        + f"\n\nTraining and evaluation: {seconds / 3600:.2f} hours of job time in all.\n"
+        + "\n\nPaired differences. Brackets behind a mean: 95 % bootstrap over seeds (as pairs) and held-out scenes. "
+        "NDS, t: Student's t over the seeds alone, on these scenes. Both hold for this common start and this simulated "
+        "set, and no correction is made for reading several rows.\n\n"
+        + table(["difference", "NDS", "NDS, t", "NDS per seed", "mAP"], differences)
+        + f"\n\nTrainings at commit {', '.join(commits(jobs))}; {seconds / 3600:.2f} hours of job time (each job's "
+        "last start), two jobs at a time.\n"
     )
+
+
+def commits(jobs: list[Job]) -> list[str]:
+    """Commits that the trainings ran at, from their run.json."""
+    found = set()
+    for job in jobs:
+        source = read_record(job.work_dir)["starts"][-1]["source"] or {"commit": "unknown", "clean": True}
+        found.add(source["commit"][:12] + ("" if source["clean"] else " (dirty)"))
+    return sorted(found)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,7 +166,7 @@ def main() -> int:
         f"start from ImageNet, and train {args.iterations} iterations of 2 samples. Negative control: the expert whose "
         "depth maps come from other samples, in training and in testing.\n\n"
     )
-    body += summarise(jobs, evaluate(jobs, data, summary.version), args.draws)
+    body += summarise([*jobs], evaluate(jobs, data, summary.version), args.draws)
     path = write_report("vcd_simulated", "VCD on the simulated driving world", body, seeds=args.seeds,
                         device=describe_device())  # fmt: skip
     print(f"{body}\nwritten to {path}")
