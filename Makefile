@@ -27,6 +27,9 @@ setup: $(STAMP)
 preflight:
 	@PYTHON="$(PYTHON)" bash deploy/preflight.sh
 
+# mmcv builds CUDA ops whenever torch sees a GPU, which needs nvcc; without nvcc its CPU ops are built (enough for us).
+MMCV_DEVICES := $(shell command -v nvcc >/dev/null 2>&1 || echo CUDA_VISIBLE_DEVICES=)
+
 # mmcv 2.1.0 is built against the torch just installed (12-16 minutes on 2 cores), unless pip finds a wheel:
 # put its folder into PIP_FIND_LINKS, added to whatever stands there already.
 $(STAMP): pyproject.toml
@@ -35,7 +38,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools<81" wheel ninja psutil
 	$(BIN)/python -m pip install --quiet "$(TORCH)" "numpy==1.26.4"
 	@echo "mmcv 2.1.0: taking a wheel if pip finds one, else compiling (12-16 minutes on 2 cores)"
-	MMCV_WITH_OPS=1 MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip install --quiet --prefer-binary --no-build-isolation "mmcv==2.1.0"
+	$(MMCV_DEVICES) MMCV_WITH_OPS=1 MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip install --quiet --prefer-binary --no-build-isolation "mmcv==2.1.0"
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[perception,deploy,dev]"
 	$(BIN)/python -m pip check
 	$(BIN)/tutelage doctor --quick

@@ -1,0 +1,1 @@
+"""Control arm: diffusion policies in MuJoCo."""

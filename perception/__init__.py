@@ -1,0 +1,1 @@
+"""Perception arm: driving simulation, nuScenes data, camera BEV detection and its distillation."""
