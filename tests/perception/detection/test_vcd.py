@@ -132,6 +132,24 @@ def test_occupancy_loss_is_zero_for_equal_depth_and_reaches_the_depth_logits_oth
     assert student.loss(inputs, samples)["loss_occupancy"] == 0
 
 
+@pytest.mark.parametrize("form", ["mask", "points"])
+def test_a_batch_without_any_box_gives_finite_losses_and_gradients(detector, batch, expert_checkpoint, form):
+    inputs, samples = batch(0)
+    for sample in samples:
+        sample.gt_instances_3d = sample.gt_instances_3d[torch.zeros(5, dtype=torch.bool)]
+    for key in ("trajectories", "trajectories_unaligned"):
+        inputs[key] = [path[:0] for path in inputs[key]]
+    grid = dict(x=(-16, 16, 1.0), y=(-16, 16, 1.0), z=(-4.0, 4.0, 1.0))
+    student = apprentice(detector, expert_checkpoint[0], form=form, occupancy_weight=4.0, occupancy_grid=grid)
+    losses = student.loss(inputs, samples)
+    assert losses["loss_trajectory"] == 0 and losses["loss_occupancy"] == 0
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    total(losses).backward()
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0  # of the heatmaps and the depth
+
+
 def test_interleaved_sequences_equal_each_run_alone_and_a_start_resets_only_its_entry(detector, batch):
     model = detector().eval()
     frames = [batch(frame, batch=2, frame=frame, speed=1.7)[0] for frame in range(5)]
