@@ -7,14 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nuscenes.eval.common.config import config_factory
 
 from common.engine.checkpoint import load_checkpoint
 from common.engine.config import load_config
 from common.engine.train import train
 from common.engine.workdir import read_metrics
+from common.geometry import transform
 from perception.datasets.converter import create_infos
+from perception.datasets.infos import load_infos
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILY = ROOT / "configs" / "perception" / "vcd"
@@ -117,9 +121,28 @@ def test_an_apprentices_checkpoint_loads_into_a_plain_camera_detector(options, e
     load_weights(camera, tmp_path / "iter_1.pth")
 
 
+def annotated_classes(ann_file) -> set[str]:
+    """The classes that the devkit scores in these frames: a box with a LiDAR point within the class's range."""
+    infos = load_infos(ann_file)
+    names = {number: name for name, number in infos["metainfo"]["categories"].items()}
+    ranges = config_factory("detection_cvpr_2019").class_range
+    return {
+        names[instance["bbox_label_3d"]]
+        for info in infos["data_list"]
+        for instance in info["instances"]
+        if instance["bbox_label_3d"] in names
+        and instance["num_lidar_pts"] >= 1
+        and np.linalg.norm(transform(np.array(info["lidar_points"]["lidar2ego"]), instance["bbox_3d"][:3])[:2])
+        < ranges[names[instance["bbox_label_3d"]]]
+    }
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_expert_overfits_two_scenes_and_finds_its_own_objects(options, tmp_path):
-    """Check 23: hundreds of steps on ten frames, scored by the devkit on those frames."""
+    """Check 23: hundreds of steps on ten frames, scored by the devkit on those frames.
+
+    The mean runs over every class annotated there, those that are never found included: 0.55 over all ten classes."""
     from common.engine.test import test
 
     iterations = 400
@@ -138,6 +161,6 @@ def test_an_expert_overfits_two_scenes_and_finds_its_own_objects(options, tmp_pa
     cfg.test_dataloader.dataset.ann_file = cfg.test_evaluator.ann_file = train_infos
     cfg.test_evaluator["eval_set"] = "mini_train"
     metrics = test(cfg, tmp_path / f"iter_{iterations}.pth", out=tmp_path / "test")
-    present = [value for key, value in metrics.items() if key.startswith("AP/") and value > 0]
-    assert len(present) >= 3
-    assert sum(present) / len(present) > 0.4
+    found = {name: metrics[f"AP/{name}"] for name in sorted(annotated_classes(train_infos))}
+    assert len(found) >= 5
+    assert sum(found.values()) / len(found) > 0.45, found
