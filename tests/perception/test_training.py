@@ -1,5 +1,6 @@
 """Training the real networks on simulated data: resume after `kill -9`, and an overfit that reaches its own frames."""
 
+import json
 import os
 import signal
 import subprocess
@@ -119,6 +120,39 @@ def test_an_apprentices_checkpoint_loads_into_a_plain_camera_detector(options, e
     )  # fmt: skip
     camera = MODELS.build(load_config(FAMILY / "baseline_sim.py").model)
     load_weights(camera, tmp_path / "iter_1.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("split", ["mini_train", "mini_val"])
+def test_two_processes_train_an_apprentice_and_their_evaluation_covers_every_sample(options, expert, tmp_path, split):
+    """`mini_train` has a scene for either process, `mini_val` one alone: one process evaluates nothing at all."""
+    infos = options[f"{split.removeprefix('mini_')}_dataloader.dataset.ann_file"]
+    options = {
+        **options,
+        "iterations": 3,
+        "train_cfg.val_interval": 3,
+        "param_scheduler.1.end": 3,
+        "train_dataloader.batch_size": 1,
+        "train_dataloader.dataset.split_sequences": 2,
+        "model.distiller.checkpoint": str(expert),
+        "val_dataloader.dataset.ann_file": infos,
+        "val_evaluator.ann_file": infos,
+        "val_evaluator.out_dir": str(tmp_path / "evaluation"),
+        "+val_evaluator.eval_set": split,
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    verb = ["-m", "common.cli", "train", str(FAMILY / "apprentice_sim.py"), "--launcher", "pytorch"]
+    pairs = [f"{key}={value}" for key, value in options.items()]
+    done = subprocess.run(
+        [*command, *verb, "--work-dir", str(tmp_path / "run"), "--cfg-options", *pairs],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(tmp_path / "run")) == 3
+    assert "NDS" in read_metrics(tmp_path / "run", "val")[-1]
+    predicted = json.loads((tmp_path / "evaluation" / "results_nusc.json").read_text())["results"]
+    assert predicted.keys() == {info["token"] for info in load_infos(infos)["data_list"]}
 
 
 def annotated_classes(ann_file) -> set[str]:
