@@ -6,7 +6,7 @@ import pytest
 from common.geometry import invert, transform, yaw_pose
 from perception.simulation.ground import KERB, ROAD, WALK, Ground, noise_tile
 from perception.simulation.lidar import MAX_RANGE, count_inside, sweep
-from perception.simulation.meshes import BODY, box
+from perception.simulation.meshes import BODY, FACADE, LAMP, box
 from perception.simulation.profiles import PROFILES
 from perception.simulation.render import GROUND, SKY, Stage, pixel_directions, seen_samples
 from perception.simulation.rig import beam_elevations, make_rig
@@ -175,6 +175,53 @@ def test_shadowed_road_is_darker_than_lit_road_and_the_sky_is_brightest():
     image = Shader(light, rng).image(snapshot, hits, EYE, rays, (3, 64), 100.0, rng)
     shadow, lit, sky = image.reshape(3, 64, 3).mean((1, 2))
     assert shadow + 20 < lit < sky
+
+
+def test_a_quarter_of_the_scenes_has_the_low_warm_sun_and_long_exposure_of_dusk():
+    rng = np.random.default_rng(0)
+    lights = [Light.draw(rng) for _ in range(400)]
+    dusk, day = [l for l in lights if l.dusk], [l for l in lights if not l.dusk]
+    assert 0.18 < len(dusk) / len(lights) < 0.32
+    assert max(l.sun[2] for l in dusk) < np.sin(np.deg2rad(17)) < min(l.sun[2] for l in day)
+    assert (
+        min(l.sun_colour[0] / l.sun_colour[2] for l in dusk) > 2 > max(l.sun_colour[0] / l.sun_colour[2] for l in day)
+    )
+    assert np.mean([l.exposure for l in dusk]) > 1.2 * np.mean([l.exposure for l in day])
+    assert np.mean([l.ambient.mean() for l in dusk]) < 0.8 * np.mean([l.ambient.mean() for l in day])
+
+
+def shot(dusk: bool, part: int, palette, exposure: float = 1.0) -> np.ndarray:
+    """A wall of one part, 10 m ahead and square to the view, in the same dim light: (200, 288, 3)."""
+    grey = np.full(3, 0.05, np.float32)
+    light = Light(
+        sun=np.array([0, 0, 1.0]), sun_colour=0 * grey, ambient=20 * grey, zenith=grey, horizon=grey, exposure=exposure,
+        haze=1e9, dusk=dusk, clouds=0.0,
+    )  # fmt: skip
+    builder = SolidsBuilder()
+    builder.add(box(0, 0, 0, 1, 40, 30, part), palette, yaw_pose(30.5, 20, 0, 0))
+    rng = np.random.default_rng(0)
+    stage = Stage(builder.build(rng), SolidsBuilder().build(rng), flat_ground())
+    snapshot = stage.at(np.zeros((0, 4, 4)))
+    y, z = np.meshgrid(np.linspace(1.8, -1.8, 288), np.linspace(2.6, 0.1, 200))
+    rays = directions(*np.stack([np.ones(y.size), y.ravel(), z.ravel()], -1))
+    shader = Shader(light, np.random.default_rng(1))
+    return shader.image(snapshot, snapshot.cast(EYE, rays), EYE, rays, y.shape, 100.0, rng).astype(float)
+
+
+def test_at_dusk_lamps_are_lit_some_windows_shine_and_the_sensor_is_noisier():
+    palettes = [make_palette(np.random.default_rng(3), dusk=dusk) for dusk in (False, True)]
+    lamp_day, lamp_dusk = (shot(False, LAMP, palette).mean() for palette in palettes)
+    assert lamp_dusk > lamp_day + 40
+    day, dusk = (shot(at_dusk, FACADE, palettes[0]).mean(2) for at_dusk in (False, True))
+    panes = day < np.median(day) / 2
+    shining = dusk > day + 20
+    assert 0.1 < panes.mean() < 0.6
+    assert shining[panes].mean() == pytest.approx(4 / 11, abs=0.08)
+    assert not shining[~panes].any()
+    lamps = [shot(at_dusk, LAMP, palettes[0]) for at_dusk in (False, True)]  # as red as green, up to the noise
+    noise = [(lamp[..., 0] - lamp[..., 1]).std() for lamp in lamps]
+    assert noise == pytest.approx([255 * np.sqrt(2) * 0.008, 255 * np.sqrt(2) * 0.016], rel=0.05)
+    assert shot(False, BODY, palettes[0], exposure=1.4).mean() > shot(False, BODY, palettes[0]).mean() + 5
 
 
 def test_noise_tiles_without_a_seam():
