@@ -48,6 +48,42 @@ def test_the_help_of_every_verb_prints():
         assert f"tutelage {verb}" in done.stdout
 
 
+def decimals(text: str) -> set[str]:
+    """The numbers with a decimal point, as they are written."""
+    return set(re.findall(r"(?<![\d.,])[\d,]*\.\d+(?![\d.])", text))
+
+
+def measured_rows() -> list[list[str]]:
+    """The cells of the rows of README's table under "Measured"."""
+    section = re.search(r"^## Measured$(.*?)(?=^## |\Z)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section, 'README has no heading "## Measured"'
+    lines = [line for line in section[1].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]  # below the head and its rule
+
+
+def test_every_measured_figure_stands_in_the_result_file_that_its_row_links():
+    rows = measured_rows()
+    assert rows, 'the table under "Measured" is empty'
+    for what, figure, source in rows:
+        results = re.findall(r"\]\((benchmarks/results/[\w.]+\.md)\)", source)
+        assert results, f"{what!r} links no file of benchmarks/results: {source}"
+        written = "\n".join((ROOT / name).read_text() for name in results)
+        assert re.search(r"\d", figure), f"{what!r} has no figure: {figure}"
+        missing = decimals(figure) - decimals(written)
+        assert not missing, f"{what!r}: {sorted(missing)} not in {', '.join(results)}"
+
+
+def test_every_result_file_names_the_script_that_wrote_it():
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    assert files
+    for file in files:
+        commands = re.findall(r"^ {4}.*python (?:-m )?([\w./]+)", file.read_text(), re.MULTILINE)
+        assert commands, f"{file.name} does not say which command wrote it"
+        for name in commands:
+            paths = (ROOT / name, ROOT / (name.replace(".", "/") + ".py"))
+            assert any(path.is_file() for path in paths), f"{file.name} names {name}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_runs_from_simulation_to_report(tmp_path):
