@@ -6,7 +6,8 @@ missing=0
 need() { echo "missing: $1 -- install it with: apt-get install $2" >&2; missing=1; }
 
 if ! command -v "$PYTHON" >/dev/null; then
-    need "$PYTHON" "python3.11 python3.11-venv python3.11-dev"
+    need "$PYTHON" "python3.11 python3.11-venv python3.11-dev (newer Debian and Ubuntu do not package 3.11: build or \
+download one and set PYTHON=/path/to/python3.11, which may lie anywhere)"
     exit 1
 fi
 version=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
