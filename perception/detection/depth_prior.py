@@ -1,7 +1,8 @@
-"""LiDAR as a depth prior: points to depth maps, depth maps to bins, the expert's fused distribution, the depth loss.
+"""LiDAR as a depth prior: depth maps to bins, the expert's fused distribution, the depth loss.
 
 VCD (arXiv 2310.15670): the expert is the camera network whose depth distribution is replaced by the measured bin
-wherever a LiDAR point falls into the feature pixel. A depth of 0 means "no point" throughout.
+wherever a LiDAR point falls into the feature pixel. A depth of 0 means "no point" throughout. The maps are made in the
+pipeline (perception/datasets/transforms/lidar.py).
 """
 
 import torch
@@ -13,37 +14,6 @@ from perception.detection.grid import DepthBins
 
 def _in_range(depth: Tensor, bins: DepthBins) -> Tensor:
     return (depth >= bins.low) & (depth < bins.high)
-
-
-def lidar_depth_map(
-    points: Tensor, lidar2cam: Tensor, cam2img: Tensor, img_aug: Tensor, image_hw: tuple[int, int], bins: DepthBins
-) -> Tensor:
-    """Depth of the nearest LiDAR point on every pixel of the (augmented) network images.
-
-    Args: points (P, 3+) in the `lidar` frame, metres; lidar2cam (N, 4, 4), ego motion between the exposures included;
-        cam2img (N, 3, 3); img_aug (N, 3, 3); image_hw (H, W) of the network image.
-    Returns: (N, H, W) float32 on the points' device: the true minimum of the depths that round to the pixel and lie in
-        [bins.low, bins.high), 0 where there is none. Non-finite points are dropped.
-    Raises ValueError if a shape does not fit.
-    """
-    if points.ndim != 2 or points.shape[1] < 3:
-        raise ValueError(f"points is {tuple(points.shape)}, wanted (P, 3 or more): x, y, z in the lidar frame first")
-    n = len(lidar2cam)
-    for name, matrix, size in (("lidar2cam", lidar2cam, 4), ("cam2img", cam2img, 3), ("img_aug", img_aug, 3)):
-        if matrix.shape != (n, size, size):
-            raise ValueError(f"{name} is {tuple(matrix.shape)}, wanted {(n, size, size)}: one matrix per camera")
-    height, width = image_hw
-    lidar2cam, pixels = lidar2cam.double(), img_aug.double() @ cam2img.double()
-    xyz = points[:, :3].double() @ lidar2cam[:, :3, :3].mT + lidar2cam[:, None, :3, 3]  # (N, P, 3)
-    depth = xyz[..., 2].float()
-    uv = torch.round((xyz @ pixels.mT)[..., :2] / xyz[..., 2:])
-    u, v = uv.unbind(-1)
-    keep = _in_range(depth, bins) & (depth > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-    camera = torch.arange(n, device=points.device)[:, None].expand_as(keep)[keep]
-    cell = (camera * height + v[keep].long()) * width + u[keep].long()
-    nearest = torch.full((n * height * width,), torch.inf, device=points.device)
-    nearest.scatter_reduce_(0, cell, depth[keep], reduce="amin")
-    return torch.where(torch.isfinite(nearest), nearest, 0).view(n, height, width)
 
 
 def block_minimum(depth: Tensor, stride: int) -> Tensor:

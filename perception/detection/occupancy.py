@@ -2,15 +2,15 @@
 
 O = sum of the bin probabilities of all frustum points in a cell, S = sigmoid(O) - 0.5,
 loss = sum M |S_apprentice - S_expert| / sum M, with M the maximum of 3-D Gaussians at the objects' centres.
-Source: VCD, arXiv 2310.15670; released code for the radii. `as_released` brings back the released code's faults.
+Source: VCD, arXiv 2310.15670; released code for the radii.
 """
 
 import torch
 from torch import Tensor
 
 from perception.detection.gaussian import gaussian_radius
-from perception.detection.grid import DepthBins, GridSpec
-from perception.detection.view_transform import PoolIndex, frustum
+from perception.detection.grid import GridSpec
+from perception.detection.view_transform import PoolIndex
 
 MIN_RADIUS = 2  # cells
 
@@ -50,28 +50,21 @@ def occupancy_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return (mask * (squash(student) - squash(teacher.detach())).abs()).sum() / mask.sum().clamp_min(1e-6)
 
 
-def occupancy_mask(boxes: list[Tensor], grid: GridSpec, as_released: bool = False) -> Tensor:
+def occupancy_mask(boxes: list[Tensor], grid: GridSpec) -> Tensor:
     """M: the maximum over objects of 3-D Gaussians, 1 at the cell of an object's centre.
 
     The radius in cells is CenterHead's on (l, w) for x and y and the larger one of (l, h) and (w, h) for z, at least 2;
     sigma is a sixth of the diameter, and a Gaussian ends at its radius. Objects centred outside the grid draw nothing.
 
-    Args:
-        boxes: one (Q, 6+) tensor per sample: x, y, z of the centre, l, w, h, ... in metres, `bev` frame.
-        as_released: the mask is mirrored over the diagonal, only objects in the lower half of both x and y draw, and
-            every cell has 1e-7 more. Needs as many cells in x as in y.
+    Args: boxes, one (Q, 6+) tensor per sample: x, y, z of the centre, l, w, h, ... in metres, `bev` frame.
     Returns: (B, Z, Y, X) float32.
     """
     Z, Y, X = grid.shape
-    if as_released and X != Y:
-        raise ValueError(f"as_released mirrors x and y, but the grid is {grid.shape} (Z, Y, X): take a square grid")
     mask = boxes[0].new_zeros(len(boxes) * Z * Y * X, dtype=torch.float32)
     sample = torch.cat([torch.full((len(b),), i, device=mask.device) for i, b in enumerate(boxes)])
     flat = torch.cat([b[:, :6] for b in boxes]).float()
     l, w, h = flat[:, 3:].unbind(1)
     centre, inside = grid.cells(flat[:, :3])
-    if as_released:
-        inside = inside & (centre[:, 1] < Y // 2) & (centre[:, 2] < X // 2)
     flat_radius = gaussian_radius(l, w)
     metres = torch.stack([torch.maximum(gaussian_radius(l, h), gaussian_radius(w, h)), flat_radius, flat_radius], 1)
     cell = metres.new_tensor([grid.z[2], grid.y[2], grid.x[2]])
@@ -79,8 +72,7 @@ def occupancy_mask(boxes: list[Tensor], grid: GridSpec, as_released: bool = Fals
     centre, sample = centre[inside], sample[inside]
     if len(centre):
         _draw(mask, sample, centre, radius, grid.shape)
-    mask = mask.view(len(boxes), Z, Y, X)
-    return mask.transpose(2, 3).contiguous() + 1e-7 if as_released else mask
+    return mask.view(len(boxes), Z, Y, X)
 
 
 def _draw(mask: Tensor, sample: Tensor, centre: Tensor, radius: Tensor, shape: tuple[int, int, int]) -> None:
@@ -98,14 +90,3 @@ def _draw(mask: Tensor, sample: Tensor, centre: Tensor, radius: Tensor, shape: t
     at = at.clamp_min(0).minimum(size - 1)
     index = ((sample[:, None] * size[0] + at[..., 0]) * size[1] + at[..., 1]) * size[2] + at[..., 2]
     mask.scatter_reduce_(0, index.flatten(), value.flatten(), "amax")
-
-
-def released_rays(image_hw: tuple[int, int], stride: int, bins: DepthBins, grid: GridSpec, device=None) -> Tensor:
-    """The frustum (D, h, w, 3) of the released occupancy term: pixels run over the BEV grid's cells, not the image.
-
-    u from 0 to X - 1 and v from 0 to Y - 1, so all rays pass through a corner of the image. For parity only.
-    """
-    _, Y, X = grid.shape
-    H, W = image_hw
-    points = frustum(image_hw, stride, bins, sampling="stretched", device=device)
-    return points * points.new_tensor([(X - 1) / (W - 1), (Y - 1) / (H - 1), 1.0])

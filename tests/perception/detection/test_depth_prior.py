@@ -1,97 +1,13 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.errors import ConfigError
-from perception.detection.depth_prior import block_minimum, depth_bin, depth_loss, fuse_prior, lidar_depth_map
+from perception.detection.depth_prior import block_minimum, depth_bin, depth_loss, fuse_prior
 from perception.detection.grid import DepthBins
 
 BINS = DepthBins(low=1.0, high=60.0, step=0.5)
 SMALL = DepthBins(low=1.0, high=9.0, step=1.0)
-
-
-def rig(cameras=2, seed=0):
-    """lidar2cam, cam2img, img_aug of cameras that look in different directions, with flip, rotation and crop."""
-    rng = np.random.default_rng(seed)
-    base = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], float)  # lidar (x right, y forward) to cam (y down, z forward)
-    lidar2cam, cam2img, img_aug = np.zeros((cameras, 4, 4)), np.zeros((cameras, 3, 3)), np.zeros((cameras, 3, 3))
-    for n in range(cameras):
-        a, r, s = 2 * np.pi * n / cameras, np.deg2rad(4 * n - 2), 0.1 * (-1 if n % 2 else 1)
-        turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-        lidar2cam[n] = np.eye(4)
-        lidar2cam[n, :3, :3], lidar2cam[n, :3, 3] = base @ turn, rng.normal(size=3) * 0.3
-        cam2img[n] = [[600, 0, 400], [0, 600, 200], [0, 0, 1]]
-        img_aug[n] = [
-            [s * np.cos(r), -0.1 * np.sin(r), 3 if s > 0 else 83],
-            [s * np.sin(r), 0.1 * np.cos(r), 2],
-            [0, 0, 1],
-        ]
-    return tuple(torch.from_numpy(m) for m in (lidar2cam, cam2img, img_aug))
-
-
-def cloud(count=4000, seed=0):
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy(
-        np.c_[rng.uniform(-70, 70, (count, 2)), rng.uniform(-2, 3, count), rng.random(count)]
-    ).float()
-
-
-def brute_force_map(points, lidar2cam, cam2img, img_aug, hw, bins):
-    out = np.zeros((len(lidar2cam), *hw), np.float32)
-    for n in range(len(lidar2cam)):
-        for p in points[:, :3].double().numpy():
-            x, y, z = lidar2cam[n, :3, :3].numpy() @ p + lidar2cam[n, :3, 3].numpy()
-            if not bins.low <= np.float32(z) < bins.high:
-                continue
-            u, v, _ = img_aug[n].numpy() @ cam2img[n].numpy() @ np.array([x / z, y / z, 1])
-            u, v = int(np.rint(u)), int(np.rint(v))
-            if 0 <= u < hw[1] and 0 <= v < hw[0] and (out[n, v, u] == 0 or z < out[n, v, u]):
-                out[n, v, u] = z
-    return torch.from_numpy(out)
-
-
-def test_the_lidar_map_is_the_brute_force_minimum_per_pixel():
-    points, cameras = cloud(), rig()
-    got = lidar_depth_map(points, *cameras, (40, 80), BINS)
-    wanted = brute_force_map(points, *cameras, (40, 80), BINS)
-    assert (wanted > 0).sum() > 300
-    torch.testing.assert_close(got, wanted, atol=0, rtol=0)
-
-
-def test_several_points_share_pixels_and_their_order_changes_nothing():
-    points, cameras = cloud(20000), rig()
-    got = lidar_depth_map(points, *cameras, (40, 80), BINS)
-    kept = sum((lidar_depth_map(p[None], *cameras, (40, 80), BINS) > 0).sum() for p in points[:2000]) * 10
-    assert kept > 1.2 * (got > 0).sum()  # collisions exist, so the minimum is tested
-    shuffled = points[torch.from_numpy(np.random.default_rng(1).permutation(len(points)))]
-    assert torch.equal(got, lidar_depth_map(shuffled, *cameras, (40, 80), BINS))
-
-
-def test_no_depth_outside_the_bins_and_none_from_points_that_are_not_finite():
-    points = cloud(20000)
-    points[::7, 1] = torch.nan
-    points[::11, 0] = torch.inf
-    depth = lidar_depth_map(points, *rig(), (40, 80), BINS)
-    assert torch.isfinite(depth).all()
-    assert ((depth == 0) | ((depth >= 1) & (depth < 60))).all()
-
-
-def test_a_depth_that_float32_rounds_up_to_the_high_edge_is_no_point():
-    eye = torch.eye(4, dtype=torch.float64)[None]
-    points = torch.tensor([[0, 0, 60 - 1e-9]], dtype=torch.float64)
-    pinhole = torch.eye(3)[None]
-    assert lidar_depth_map(points, eye, pinhole, pinhole, (2, 2), BINS).sum() == 0
-    assert lidar_depth_map(points - 1e-3, eye, pinhole, pinhole, (2, 2), BINS).sum() > 0
-
-
-def test_an_empty_sweep_gives_an_empty_map_and_a_wrong_shape_is_named():
-    cameras = rig()
-    assert lidar_depth_map(torch.zeros(0, 5), *cameras, (40, 80), BINS).abs().sum() == 0
-    with pytest.raises(ValueError, match="cam2img"):
-        lidar_depth_map(cloud(), cameras[0], cameras[1][:1], cameras[2], (40, 80), BINS)
-    with pytest.raises(ValueError, match="points"):
-        lidar_depth_map(torch.zeros(4), *cameras, (40, 80), BINS)
 
 
 def test_the_bin_rule():

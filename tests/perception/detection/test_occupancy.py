@@ -1,4 +1,4 @@
-"""Occupancy reconstruction: mass, place, mask, loss, and what the released code does differently."""
+"""Occupancy reconstruction: mass, place, mask, loss."""
 
 import math
 
@@ -10,7 +10,6 @@ from perception.detection.occupancy import (
     occupancy_loss,
     occupancy_mask,
     occupancy_volume,
-    released_rays,
     squash,
 )
 from perception.detection.view_transform import build_pool_index, frustum, lift_points
@@ -39,8 +38,8 @@ def box(x, y, z=-1.0, l=4.0, w=2.0, h=1.6):
     return [x, y, z, l, w, h, 0.3, 0.0, 0.0]
 
 
-def mask_of(*boxes, grid=GRID, **kwargs):
-    return occupancy_mask([torch.tensor(boxes)], grid, **kwargs)[0]
+def mask_of(*boxes, grid=GRID):
+    return occupancy_mask([torch.tensor(boxes)], grid)[0]
 
 
 def test_the_volume_sums_to_one_per_feature_pixel_when_the_grid_covers_everything():
@@ -175,22 +174,6 @@ def test_the_gradient_with_respect_to_depth_logits_matches_finite_differences():
     )
 
 
-def test_as_released_draws_only_the_lowest_quadrant_and_mirrors_it():
-    places = [(20.1, 5.1), (-20.3, 5.1), (20.1, -30.3), (-20.3, -30.3)]
-    boxes = [box(x, y) for x, y in places]
-    released = mask_of(*boxes, as_released=True)
-    (z, y, x) = cells_of((-20.3, -30.3, -1.0))[0]
-    assert (released > 0.99).nonzero().tolist() == [[z, x, y]]
-    torch.testing.assert_close(released - 1e-7, mask_of(boxes[3]).transpose(1, 2), rtol=0, atol=1e-6)
-
-
-def test_as_released_rays_cross_a_corner_of_the_image_only():
-    rays = released_rays((256, 704), 16, DepthBins(), GRID)
-    assert rays[..., 0].amin() == 0 and rays[..., 0].amax().item() == pytest.approx(127)
-    assert rays[..., 1].amax().item() == pytest.approx(127)
-    torch.testing.assert_close(rays[..., 2], frustum((256, 704), 16, DepthBins())[..., 2])
-
-
 def test_mismatched_volumes_and_grids_are_named():
     points = lift()
     index = build_pool_index(points, GRID)
@@ -200,5 +183,3 @@ def test_mismatched_volumes_and_grids_are_named():
         occupancy_volume(torch.zeros(points.shape[:-1]), index, GridSpec(x=(0.0, 1.0, 1.0), y=(0.0, 1.0, 1.0)))
     with pytest.raises(ValueError, match=r"mask \(1, 1, 2, 3\)"):
         occupancy_loss(torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2, 3), torch.zeros(1, 1, 2, 3))
-    with pytest.raises(ValueError, match="take a square grid"):
-        mask_of(box(0, 0), grid=GridSpec(x=(0.0, 2.0, 1.0), y=(0.0, 3.0, 1.0)), as_released=True)
