@@ -18,7 +18,11 @@ cv2.setNumThreads(0)  # workers are processes already; threads of OpenCV would f
 
 
 def read_image(path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises DataError naming the file if it is missing, empty, cut short or no image."""
+    """(H, W, 3) uint8 RGB. Raises DataError naming the file if it is missing, empty, cut short or no image.
+
+    A JPEG of which bytes in the middle are overwritten still decodes, wrong from there on: nothing tells it from a
+    picture. Compare such files with the archive's checksums.
+    """
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as error:

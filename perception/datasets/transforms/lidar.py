@@ -9,7 +9,11 @@ from common.geometry import transform
 
 
 def read_sweep(path, features: int = 5) -> np.ndarray:
-    """(P, features) float32: x, y, z in metres (`lidar` frame), intensity, ring. Raises DataError naming the file."""
+    """(P, features) float32: x, y, z in metres (`lidar` frame), intensity, ring.
+
+    Raises DataError naming the file if it is missing, empty, no whole number of points, or not finite. A sweep that
+    was cut after a whole point passes: neither the file nor the infos say how many points a sweep has.
+    """
     try:
         values = np.fromfile(path, np.uint8)
     except OSError as error:
