@@ -146,8 +146,11 @@ def test_two_processes_train_an_apprentice_and_their_evaluation_covers_every_sam
     pairs = [f"{key}={value}" for key, value in options.items()]
     done = subprocess.run(
         [*command, *verb, "--work-dir", str(tmp_path / "run"), "--cfg-options", *pairs],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,  # mmengine collects the results in a folder of the current one
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(tmp_path / "run")) == 3
     assert "NDS" in read_metrics(tmp_path / "run", "val")[-1]
