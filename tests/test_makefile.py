@@ -67,7 +67,7 @@ def test_a_missing_python_is_one_line_that_names_its_packages(with_compiler):
     done = run_preflight(with_compiler, PYTHON="python3.11-that-is-not-here")
     lines = done.stderr.splitlines()
     assert done.returncode == 1
-    assert len(lines) == 1 and "python3.11-venv" in lines[0]
+    assert len(lines) == 1 and "python3.11-venv" in lines[0] and "PYTHON=/path/to/python3.11" in lines[0]
 
 
 def test_another_python_version_is_refused_with_its_number(with_compiler):
