@@ -141,9 +141,9 @@ def commits(jobs: list[Job]) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parse.add_argument("--warm-up", type=int, default=2400, help="iterations of the common start, 4 samples each")
-    parse.add_argument("--iterations", type=int, default=400, help="iterations of each network, 2 samples each")
-    parse.add_argument("--scenes", type=int, default=40, help="training scenes")
+    parse.add_argument("--warm-up", type=int, default=10000, help="iterations of the common start, 4 samples each")
+    parse.add_argument("--iterations", type=int, default=600, help="iterations of each network, 2 samples each")
+    parse.add_argument("--scenes", type=int, default=120, help="training scenes")
     parse.add_argument("--val-scenes", type=int, default=16, help="held-out scenes")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--draws", type=int, default=500, help="bootstrap samples")

@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"))
     parse.add_argument("--scenes", type=int, default=24, help="training scenes")
     parse.add_argument("--val-scenes", type=int, default=8)
-    parse.add_argument("--warm-up", type=int, default=1000, help="iterations of the common start, 4 samples each")
+    parse.add_argument("--warm-up", type=int, default=2000, help="iterations of the common start, 4 samples each")
     parse.add_argument("--iterations", type=int, default=300, help="iterations of each network, 2 samples each")
     parse.add_argument("--seed", type=int, default=0)
     return parse
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     model = (apprentice.config, str(apprentice.checkpoint))
     parity = tutelage("export", *model, str(onnx), "--cfg-options", *options)
     print("4/4 benchmark", flush=True)
-    bench = tutelage("bench", str(onnx), "--against", *model)
+    bench = tutelage("bench", str(onnx), "--against", *model, "--frames", "30")
     settings = {
         "command": " ".join(["python -m perception.demo", *(argv or sys.argv[1:])]),
         "train": args.scenes,
