@@ -46,7 +46,14 @@ model = dict(
     image_hw=image_hw,
     stride=4,
     image_backbone=dict(
-        type=ResNet, depth=18, base_channels=16, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
+        type=ResNet,
+        depth=18,
+        base_channels=16,
+        num_stages=2,
+        strides=(1, 2),
+        dilations=(1, 1),
+        out_indices=(0, 1),
+        norm_eval=False,  # mmdet's default freezes the statistics, which suits pretrained weights alone
     ),
     image_neck=dict(type=FinestFPN, in_channels=(16, 32), out_channels=32),
     depth_net=dict(
