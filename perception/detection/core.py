@@ -90,10 +90,9 @@ class BEVCore(nn.Module):
     def lift(self, inputs: dict[str, Tensor]) -> Lifted:
         """The current frame in BEV, from the batch of docs/conventions.md. The expert needs `lidar_depth`."""
         cam2img, cam2lidar, img_aug, bev_aug = (inputs[key] for key in GEOMETRY)
-        with torch.autocast(cam2img.device.type, enabled=False):  # half precision would move points by decimetres
+        with torch.autocast(cam2img.device.type, enabled=False):
             camera = camera_vector(cam2img, img_aug, bev_aug, cam2lidar)
-            points = lift_points(self.frustum, cam2img, cam2lidar, img_aug, bev_aug)
-            index = build_pool_index(points, self.grid, rounding=self.rounding)
+        points, index = self.lifted_points(inputs)
         logits, context = self.image_features(inputs["imgs"], camera)
         nearest = None
         if "lidar_depth" in inputs:
@@ -155,5 +154,11 @@ class BEVCore(nn.Module):
 
     def pool_index(self, inputs: dict[str, Tensor]) -> PoolIndex:
         """The index of one batch's geometry, as `lift` builds it."""
+        return self.lifted_points(inputs)[1]
+
+    def lifted_points(self, inputs: dict[str, Tensor]) -> tuple[Tensor, PoolIndex]:
+        """The frustum of one batch in the `bev` frame, (B, N, D, h, w, 3) in metres, and its pooling index."""
         geometry = [inputs[key] for key in GEOMETRY]
-        return build_pool_index(lift_points(self.frustum, *geometry), self.grid, rounding=self.rounding)
+        with torch.autocast(self.frustum.device.type, enabled=False):  # half precision would move points by decimetres
+            points = lift_points(self.frustum, *geometry)
+            return points, build_pool_index(points, self.grid, rounding=self.rounding)

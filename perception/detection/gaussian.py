@@ -22,16 +22,27 @@ def cell_radius(sizes: Tensor, cell: Tensor, overlap: float = 0.1, minimum: int 
     return radius.long().clamp_min(minimum)
 
 
-def draw_gaussians(cells: Tensor, radius: Tensor, shape: tuple[int, int]) -> Tensor:
-    """One map per object: exp(-r^2 / (2 sigma^2)) on the square of side 2*radius+1, 1 at the cell, 0 outside.
+def draw_gaussians(cells: Tensor, radius: Tensor, plane: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The maximum, per plane, of exp(-r^2 / (2 sigma^2)) on squares of side 2*radius+1 around the cells.
 
-    Args: cells (Q, 2) int64 x, y; radius (Q,) int64; shape (Y, X). Objects outside the grid are drawn where their
-    square reaches into it, so callers drop them first if they must not. Returns (Q, Y, X) float32.
+    Args: cells (M, 2) x, y as floats, those outside the map or NaN draw nothing; radius (M,) int64; plane (M,) int64;
+        shape (planes, Y, X). Returns: (planes, Y, X) float32, 1 at every cell. One device synchronisation.
     """
-    y = torch.arange(shape[0], device=cells.device) - cells[:, 1:2]
-    x = torch.arange(shape[1], device=cells.device) - cells[:, 0:1]
-    sigma = (2 * radius + 1)[:, None].float() / 6
-    gy = torch.exp(-(y**2) / (2 * sigma**2)) * (y.abs() <= radius[:, None])
-    gx = torch.exp(-(x**2) / (2 * sigma**2)) * (x.abs() <= radius[:, None])
-    maps = gy[:, :, None] * gx[:, None, :]
-    return maps.masked_fill(maps < torch.finfo(maps.dtype).eps, 0)
+    planes, rows, columns = shape
+    mask = torch.zeros(planes * rows * columns, device=cells.device)
+    if len(cells) == 0:
+        return mask.view(shape)
+    x, y = cells.unbind(-1)
+    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+    reach = int(torch.where(inside, radius, 0).max())
+    offset = torch.arange(-reach, reach + 1, device=cells.device)
+    dy, dx = offset[:, None], offset[None, :]
+    radius, inside = radius[:, None, None], inside[:, None, None]
+    x = torch.where(inside, x[:, None, None], 0).long() + dx
+    y = torch.where(inside, y[:, None, None], 0).long() + dy
+    drawn = inside & (torch.maximum(dx.abs(), dy.abs()) <= radius)
+    drawn = drawn & (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+    sigma = (2 * radius + 1) / 6
+    height = torch.where(drawn, torch.exp(-(dx**2 + dy**2) / (2 * sigma**2)), 0)
+    index = (plane[:, None, None] * rows + y.clamp(0, rows - 1)) * columns + x.clamp(0, columns - 1)
+    return mask.scatter_reduce(0, index.flatten(), height.flatten(), reduce="amax").view(shape)

@@ -109,8 +109,7 @@ class CenterHead(nn.Module):
             good = ((cell >= 0) & (cell < cell.new_tensor([columns, rows]))).all(-1) & (box[:, 3:5] > 0).all(-1)
             box, label, position, cell = box[good].float(), label[good].long(), position[good], cell[good]
             radius = cell_radius(box[:, 3:5], size, self.gaussian_overlap, self.min_radius)
-            drawn = draw_gaussians(cell, radius, (rows, columns))
-            heatmap[b].scatter_reduce_(0, label[:, None, None].expand_as(drawn), drawn, "amax")
+            heatmap[b] = draw_gaussians(cell.float(), radius, label, heatmap.shape[1:])
             yaw = box[:, 6:7]
             code = [position - cell, box[:, 2:3], box[:, 3:6].log(), yaw.sin(), yaw.cos(), box[:, 7:9]]
             flat = cell[:, 1] * columns + cell[:, 0]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception.detection.gaussian import cell_radius
+from perception.detection.gaussian import cell_radius, draw_gaussians
 from perception.detection.grid import GridSpec
 from perception.detection.losses import imitation_loss
 
@@ -60,29 +60,7 @@ def trajectory_masks(
         cells.append(place.flatten(0, 1))
         radii.append(cell_radius(size, cell, overlap, min_radius).repeat_interleave(path.shape[1]))
         samples.append(torch.full((len(cells[-1]),), b, device=bev_aug.device))
-    return _draw(torch.cat(cells), torch.cat(radii), torch.cat(samples), (len(cells), rows, columns))[:, None]
-
-
-def _draw(cells: Tensor, radius: Tensor, sample: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """cells (M, 2) x, y as floats (NaN: nothing), radius (M,), sample (M,) -> (B, Y, X)."""
-    batch, rows, columns = shape
-    mask = torch.zeros(batch * rows * columns, device=cells.device)
-    if len(cells) == 0:
-        return mask.view(shape)
-    x, y = cells.unbind(-1)
-    inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-    reach = int(torch.where(inside, radius, 0).max())
-    offset = torch.arange(-reach, reach + 1, device=cells.device)
-    dy, dx = offset[:, None], offset[None, :]
-    radius, inside = radius[:, None, None], inside[:, None, None]
-    x = torch.where(inside, x[:, None, None], 0).long() + dx
-    y = torch.where(inside, y[:, None, None], 0).long() + dy
-    drawn = inside & (torch.maximum(dx.abs(), dy.abs()) <= radius)
-    drawn = drawn & (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-    sigma = (2 * radius + 1) / 6
-    height = torch.where(drawn, torch.exp(-(dx**2 + dy**2) / (2 * sigma**2)), 0)
-    index = (sample[:, None, None] * rows + y.clamp(0, rows - 1)) * columns + x.clamp(0, columns - 1)
-    return mask.scatter_reduce(0, index.flatten(), height.flatten(), reduce="amax").view(shape)
+    return draw_gaussians(torch.cat(cells), torch.cat(radii), torch.cat(samples), (len(cells), rows, columns))[:, None]
 
 
 def trajectory_mask(centers: Tensor, sizes: Tensor, bev_aug: Tensor, grid: GridSpec, *, sizes_in: str, **kw) -> Tensor:
