@@ -141,10 +141,10 @@ def commits(jobs: list[Job]) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parse.add_argument("--warm-up", type=int, default=10000, help="iterations of the common start, 4 samples each")
-    parse.add_argument("--iterations", type=int, default=600, help="iterations of each network, 2 samples each")
-    parse.add_argument("--scenes", type=int, default=120, help="training scenes")
-    parse.add_argument("--val-scenes", type=int, default=16, help="held-out scenes")
+    parse.add_argument("--warm-up", type=int, default=3000, help="iterations of the common start, 8 samples each")
+    parse.add_argument("--iterations", type=int, default=400, help="iterations of each network, 4 samples each")
+    parse.add_argument("--scenes", type=int, default=100, help="training scenes")
+    parse.add_argument("--val-scenes", type=int, default=20, help="held-out scenes")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--draws", type=int, default=500, help="bootstrap samples")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/vcd_simulated"))
@@ -162,8 +162,8 @@ def main() -> int:
     body = (
         f"{args.scenes} training and {args.val_scenes} held-out scenes of 8 key frames, the `sim` family of "
         f"configs/perception/vcd. All networks start from the weights of one camera network ({args.warm_up} iterations "
-        f"of 4 samples; NDS {results[first.name]['NDS']:.3f}, mAP {results[first.name]['mAP']:.3f}), where the paper's "
-        f"start from ImageNet, and train {args.iterations} iterations of 2 samples. Negative control: the expert whose "
+        f"of 8 samples; NDS {results[first.name]['NDS']:.3f}, mAP {results[first.name]['mAP']:.3f}), where the paper's "
+        f"start from ImageNet, and train {args.iterations} iterations of 4 samples. Negative control: the expert whose "
         "depth maps come from other samples, in training and in testing.\n\n"
     )
     body += summarise([*jobs], evaluate(jobs, data, summary.version), args.draws)

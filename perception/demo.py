@@ -21,7 +21,7 @@ TITLES = {
 def warm_up(common: dict, work_dir: Path, iterations: int, seed: int = 100) -> Job:
     """The camera network that every other training starts from: the baseline, trained data-parallel in two processes on
     very short clips. It stands for the ImageNet weights of the paper, which no simulated data can replace."""
-    options = {**common, "train_dataloader.dataset.split_sequences": 4, "optim_wrapper.optimizer.lr": 2e-3}
+    options = {**common, "train_dataloader.dataset.split_sequences": 4, "optim_wrapper.optimizer.lr": 3e-3}
     return Job("warm-up", FAMILY.format("baseline"), work_dir / "warm_up", iterations, options, seed, processes=2)
 
 
@@ -123,8 +123,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"))
     parse.add_argument("--scenes", type=int, default=24, help="training scenes")
     parse.add_argument("--val-scenes", type=int, default=8)
-    parse.add_argument("--warm-up", type=int, default=2000, help="iterations of the common start, 4 samples each")
-    parse.add_argument("--iterations", type=int, default=300, help="iterations of each network, 2 samples each")
+    parse.add_argument("--warm-up", type=int, default=1000, help="iterations of the common start, 8 samples each")
+    parse.add_argument("--iterations", type=int, default=300, help="iterations of each network, 4 samples each")
     parse.add_argument("--seed", type=int, default=0)
     return parse
 

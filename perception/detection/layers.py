@@ -35,20 +35,42 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, *, dilation: int 
     )
 
 
-class BasicBlock(nn.Module):
-    """ReLU(x' + norm(conv3x3(ReLU(norm(conv3x3(x)))))), x' = x or, with `project`, a plain 3x3 convolution of x.
+SHORTCUTS = ("conv3x3", "projection")
 
-    (B, inputs, H, W) -> (B, outputs, H / stride, W / stride). The norm-free 3x3 shortcut is the released code's.
+
+class BasicBlock(nn.Module):
+    """ReLU(x' + norm(conv3x3(ReLU(norm(conv3x3(x)))))), x' = x or, with `project`, a convolution of x.
+
+    (B, inputs, H, W) -> (B, outputs, H / stride, W / stride).
+    shortcut: "conv3x3", the released code's 3x3 convolution without norm, or "projection", ResNet's 1x1 convolution
+        with norm. The first hands the scale of its input on: pooled maps are sums over some to some hundred points a
+        cell, and until the next norm the crowded cells next to the ego drown the others. From random weights and with
+        little training use the second.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, project: bool = False, norm: str = "BN"):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        project: bool = False,
+        norm: str = "BN",
+        shortcut: str = "conv3x3",
+    ):
         super().__init__()
-        project = project or stride != 1 or inputs != outputs
+        if shortcut not in SHORTCUTS:
+            raise ConfigError(f"shortcut={shortcut!r}: choose one of {', '.join(SHORTCUTS)}")
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm1 = make_norm(norm, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = make_norm(norm, outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 3, stride, 1) if project else nn.Identity()
+        if not (project or stride != 1 or inputs != outputs):
+            self.shortcut = nn.Identity()
+        elif shortcut == "conv3x3":
+            self.shortcut = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        else:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), make_norm(norm, outputs))
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,9 +78,11 @@ class BasicBlock(nn.Module):
         return self.relu(residual + self.shortcut(x))
 
 
-def residual_stage(inputs: int, outputs: int, blocks: int, *, stride: int = 1, norm: str = "BN") -> nn.Sequential:
-    """`blocks` basic blocks; the first one strides and always has the 3x3 convolution in its shortcut."""
+def residual_stage(
+    inputs: int, outputs: int, blocks: int, *, stride: int = 1, norm: str = "BN", shortcut: str = "conv3x3"
+) -> nn.Sequential:
+    """`blocks` basic blocks; the first one strides and always has a convolution in its shortcut."""
     if blocks < 1:
         raise ConfigError(f"blocks={blocks}: a residual stage needs at least one block")
-    first = BasicBlock(inputs, outputs, stride=stride, project=True, norm=norm)
+    first = BasicBlock(inputs, outputs, stride=stride, project=True, norm=norm, shortcut=shortcut)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, norm=norm) for _ in range(blocks - 1)))

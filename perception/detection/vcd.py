@@ -101,14 +101,14 @@ class VCDDetector(Base3DDetector):
         self._streams: dict[str, History | None] = {"train": None, "eval": None}
 
     def init_weights(self) -> None:
-        """Initial weights of a training: He's for our convolutions, the backbone's own (its `init_cfg`, pretrained
-        files included), then `image_weights`. Called by the runner before weights are loaded."""
+        """Initial weights of a training: PyTorch's for our layers, small ones for the last of every head (a box and a
+        score start from their bias), the backbone's own (its `init_cfg`, pretrained files included), then
+        `image_weights`. Called by the runner before weights are loaded."""
         super().init_weights()
         core = self.core
-        for part in (core.depth_net, core.pre_fusion, core.bev_encoder, core.head):
-            for layer in part.modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        for head in core.head.task_heads:
+            for branch in head.children():
+                torch.nn.init.normal_(branch[-1].weight, std=0.01)
         if hasattr(core.image_backbone, "init_weights"):
             core.image_backbone.init_weights()
         if self.image_weights:

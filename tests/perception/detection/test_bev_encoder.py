@@ -56,3 +56,29 @@ def test_the_encoder_shifts_with_its_input_by_whole_strides():
     x[..., 28:34, 28:34] = torch.randn(1, 3, 6, 6)
     a, b = stages(x), stages(x.roll(8, -1))
     torch.testing.assert_close(a.roll(2, -1)[..., 4:-4, 4:-4], b[..., 4:-4, 4:-4])
+
+
+def test_an_encoder_whose_first_stride_is_one_keeps_the_cells_apart():
+    net = BEVEncoder(4, (8, 8, 8), blocks=1, neck_channels=8, out_channels=8, strides=(1, 2, 2), shortcut="projection")
+    sizes = []
+    for stage in net.stages:
+        stage.register_forward_hook(lambda m, i, o: sizes.append(tuple(o.shape[2:])))
+    assert net(torch.randn(2, 4, 12, 8)).shape == (2, 8, 12, 8)
+    assert sizes == [(12, 8), (6, 4), (3, 2)]
+    for strides in ((1, 2), (1, 2, 3)):
+        with pytest.raises(ConfigError, match="1 or 2 for each of 3 stages"):
+            BEVEncoder(4, (8, 8, 8), strides=strides)
+
+
+def test_a_projection_shortcut_does_not_hand_on_the_scale_of_its_input_and_the_released_one_does():
+    x = torch.randn(2, 4, 8, 8)
+
+    def growth(shortcut):
+        torch.manual_seed(0)
+        block = BasicBlock(4, 8, shortcut=shortcut)
+        return (block(1000 * x).std() / block(x).std()).item()
+
+    assert growth("projection") == pytest.approx(1, rel=0.01)
+    assert growth("conv3x3") > 100
+    with pytest.raises(ConfigError, match="shortcut='none'"):
+        BasicBlock(4, 8, shortcut="none")
