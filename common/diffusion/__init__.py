@@ -1,0 +1,1 @@
+"""Diffusion processes, denoisers, samplers, noise levels per position, exact teachers."""

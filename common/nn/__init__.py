@@ -1,0 +1,1 @@
+"""Network parts that several methods share: thin modules, no losses, no schedules."""
