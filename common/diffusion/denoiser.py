@@ -52,8 +52,8 @@ class Denoiser(nn.Module):
         return a * eps + b * x0
 
     def x0(self, x: Tensor, t: Tensor, out: Tensor) -> Tensor:
-        """x0 from the network's output: out = a eps + b x0 and x = alpha x0 + sigma eps, solved. "eps" needs t < 1 where
-        alpha(1) = 0."""
+        """x0 from the network's output: out = a eps + b x0 and x = alpha x0 + sigma eps, solved. "eps" needs t < 1
+        where alpha(1) = 0."""
         if self.prediction == "x0":
             return out
         a, b = PREDICTIONS[self.prediction](self.process, t)

@@ -6,6 +6,7 @@ waits. n network evaluations.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -85,8 +86,7 @@ def dpm_solver_pp(
 
 def _pairs(levels: Tensor, x: Tensor):
     """(t, s) of every step in x's dtype, on its device."""
-    levels = levels.to(x.device, x.dtype)
-    return zip(levels[:-1], levels[1:], strict=True)
+    return pairwise(levels.to(x.device, x.dtype))
 
 
 def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 
 def sinusoid(value: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
-    """(...,) -> (..., width): sines, then cosines, of value * longest^(-i / (width/2 - 1)) (Attention Is All You Need, as
-    in Diffusion Policy's code)."""
+    """(...,) -> (..., width): sines, then cosines, of value * longest^(-i / (width/2 - 1)) (Attention Is All You Need,
+    as in Diffusion Policy's code)."""
     half = width // 2
-    frequency = torch.exp(
-        torch.arange(half, device=value.device, dtype=value.dtype) * -(math.log(longest) / (half - 1))
-    )
+    index = torch.arange(half, device=value.device, dtype=value.dtype)
+    frequency = torch.exp(index * -(math.log(longest) / (half - 1)))
     angle = value[..., None] * frequency
     return torch.cat([angle.sin(), angle.cos()], -1)
 

@@ -54,7 +54,7 @@ def test_after_a_call_and_a_shift_the_resting_levels_are_back_for_a_thousand_cal
 
 
 def test_a_number_of_steps_that_the_chunks_do_not_divide_is_refused():
-    with pytest.raises(ConfigError, match="3 chunks .* multiple of 3"):
+    with pytest.raises(ConfigError, match=r"3 chunks .* multiple of 3"):
         Ladder(horizon=28, execute=8, prefix=1).needs(100)
     with pytest.raises(ConfigError, match="multiple of 3"):
         chunk_ladder(100, 8, 1)(4, 28, None)

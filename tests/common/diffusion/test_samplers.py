@@ -100,7 +100,7 @@ def test_a_gaussians_flow_map_is_linear_and_ddim_finds_it():
 
 
 def test_both_kinds_of_freshness_at_once_are_refused():
-    with pytest.raises(ValueError, match="gamma=0.5, eta=1"):
+    with pytest.raises(ValueError, match=r"gamma=0\.5, eta=1"):
         gamma_chain(None, vp_cosine(10), torch.zeros(1), vp_cosine(10).levels(2), gamma=0.5, eta=1.0)
 
 

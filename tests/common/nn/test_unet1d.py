@@ -54,7 +54,7 @@ def test_equal_levels_at_every_position_are_one_level_for_all():
 
 def test_the_observation_and_the_level_enter_as_one_linear_film_of_both():
     """The split film equals Linear(mish([level feature; observation])) of the published block."""
-    net, (x, observation) = small(), inputs()
+    net, (_, observation) = small(), inputs()
     t = torch.full((2, 1, 1), 0.3)
     first = net.sizes[0]
     weight = torch.cat([net.film_level[0].weight, net.film_observation.weight[:first]], 1)
