@@ -35,6 +35,8 @@ class MetaWorld:
         self.native._freeze_rand_vec = False
         self.native.seeded_rand_vec = True
         self.native._set_task_called = True
+        # computed while the goal was hidden, it would clip the goal to zero in every step
+        vars(self.native).pop("sawyer_observation_space", None)
         self.native.max_path_length = 10**9  # TimeLimit's business; stepping past it would raise
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.state_space = spaces.Box(-np.inf, np.inf, (STATE,), np.float32)

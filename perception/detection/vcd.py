@@ -43,6 +43,8 @@ class VCDDetector(Base3DDetector):
             `enable_history()`. Evaluation always uses it.
         distiller: the frozen expert and its losses; only used in training, never part of the state dict.
         image_weights: official state dict of a backbone with `load_official`, read when training starts.
+        channels_last: keep the convolutions' weights, and with them their maps, in channels-last memory: faster on CPUs
+            and in half precision.
         history_resample: "exact" warps every past map once by its composed motion; "repeated" as released.
     """
 
@@ -67,6 +69,7 @@ class VCDDetector(Base3DDetector):
         rounding: str = "floor",
         frustum_sampling: str = "block_centre",
         depth_loss_weight: float = 3.0,
+        channels_last: bool = False,
         decoder: dict | DecodeSpec | None = None,
         distiller: dict | None = None,
         image_weights: str | None = None,
@@ -92,6 +95,8 @@ class VCDDetector(Base3DDetector):
             rounding=rounding,
             frustum_sampling=frustum_sampling,
         )
+        if channels_last:
+            self.core.to(memory_format=torch.channels_last)
         decoder = decoder or {}
         self.decoder = decoder if isinstance(decoder, DecodeSpec) else DecodeSpec(**decoder)
         self.depth_loss_weight = depth_loss_weight

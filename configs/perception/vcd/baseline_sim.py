@@ -7,13 +7,14 @@ losses, and short clips, so that few batch slots see many scenes."""
 
 from mmdet.models import ResNet
 from mmengine.config import read_base
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
+from mmengine.optim import CosineAnnealingLR, LinearLR
 from torch.optim import AdamW
 
 with read_base():
     from .._base_.nuscenes_data import *
 
 from common.engine.hooks import EMAHook
+from common.engine.precision import Bfloat16OptimWrapper
 from perception.detection.bev_encoder import BEVEncoder, PreFusion
 from perception.detection.depth_net import DepthNet
 from perception.detection.head import CenterHead
@@ -46,6 +47,7 @@ model = dict(
     depth_bins=dict(low=1.0, high=45.0, step=1.0),
     image_hw=image_hw,
     stride=4,
+    channels_last=True,
     image_backbone=dict(
         type=ResNet,
         depth=18,
@@ -86,7 +88,9 @@ model = dict(
     decoder=dict(score_threshold=0.05, peaks_per_task=120, max_per_task=60, circle_radius={}),
 )
 optim_wrapper = dict(
-    type=OptimWrapper, optimizer=dict(type=AdamW, lr=2e-3, weight_decay=1e-2), clip_grad=dict(max_norm=35, norm_type=2)
+    type=Bfloat16OptimWrapper,
+    optimizer=dict(type=AdamW, lr=2e-3, weight_decay=1e-2),
+    clip_grad=dict(max_norm=35, norm_type=2),
 )
 iterations = 1000
 train_cfg.update(max_iters=iterations, val_interval=iterations)

@@ -111,6 +111,17 @@ def test_the_list_of_meta_worlds_tasks_is_the_packages():
     assert sorted(METAWORLD) == sorted(ALL_V3_ENVIRONMENTS) and len(METAWORLD) == 50
 
 
+@pytest.mark.parametrize("name", both(["MetaWorld-reach-v3"]))
+def test_meta_worlds_goal_stays_visible_after_a_step(name):
+    if not name.startswith("MetaWorld"):
+        pytest.skip("not Meta-World")
+    env = make(name)
+    env.reset(seed=0)
+    observation, *_ = env.step(np.zeros(4))
+    np.testing.assert_allclose(observation["state"][36:], env.unwrapped.world.native._target_pos, atol=0.06)
+    assert observation["state"][36:].any()
+
+
 def test_going_straight_touches_the_obstacle_and_each_side_is_told():
     env = make("TwoRoutes-v0")
     env.reset(seed=0)

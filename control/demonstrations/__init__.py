@@ -1,0 +1,1 @@
+"""Demonstrations: scripted experts, collection, storage, import and export."""

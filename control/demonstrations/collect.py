@@ -1,0 +1,192 @@
+"""`tutelage collect TASK OUT`: roll a scripted expert out and keep its successes.
+
+The executed actions carry noise, the stored ones do not (DART, arXiv 1703.09327): the data then hold recoveries. Layout
+seeds below `EVALUATION_SEEDS` are for collection, the others for evaluation, so no layout is in both.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common.errors import ConfigError
+from control.demonstrations.store import Episode, write_minari
+from control.workers import Pool, local_pool, ray_pool
+
+EVALUATION_SEEDS = 100_000
+AFTER_SUCCESS = 8  # steps kept after the first success
+SLACK = 4  # layouts tried per episode wanted
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an episode depends on besides its seed."""
+
+    task: str
+    noise: float = 0.1
+    observe: tuple[str, ...] = ("state",)
+    max_steps: int | None = None
+
+
+def roll_out(settings: Settings, seed: int) -> Episode:
+    """One episode of the task's expert: noise `settings.noise` (in half action ranges) on what is executed, clean
+    clipped actions stored, `AFTER_SUCCESS` steps after the first success."""
+    from control.demonstrations.experts import expert_for
+    from control.envs import make
+
+    env = make(settings.task, settings.max_steps, observe=settings.observe)
+    expert, draws = expert_for(settings.task)(seed), np.random.default_rng((seed, 0xDA27))
+    low, high = env.action_space.low, env.action_space.high
+    observation, info = env.reset(seed=seed)
+    observations, actions, rewards, left = [observation], [], [], None
+    success = bool(info["success"])
+    while left is None or left > 0:
+        clean = np.clip(expert(env.unwrapped), low, high).astype(np.float32)
+        executed = clean + settings.noise * (high - low) / 2 * draws.standard_normal(clean.shape)
+        observation, reward, ended, cut, info = env.step(executed)
+        observations.append(observation)
+        actions.append(clean)
+        rewards.append(reward)
+        success |= bool(info["success"])
+        if left is not None:
+            left -= 1
+        elif success:
+            left = AFTER_SUCCESS
+        if ended or cut:
+            break
+    env.close()
+    stacked = {name: np.stack([one[name] for one in observations]) for name in settings.observe}
+    return Episode(stacked, np.stack(actions), np.asarray(rewards, np.float32), success, seed)
+
+
+def save_attempt(folder: Path, seed: int, episode: Episode) -> None:
+    """Keep a success as SEED.npz and a failure as SEED.failed, so that a second run need not repeat it."""
+    if not episode.success:
+        (folder / f"{seed}.failed").touch()
+        return
+    beside = folder / f"{seed}.partial.npz"
+    arrays = {f"observations.{name}": values for name, values in episode.observations.items()}
+    np.savez_compressed(beside, actions=episode.actions, rewards=episode.rewards, **arrays)
+    beside.rename(folder / f"{seed}.npz")
+
+
+def load_attempt(path: Path, seed: int) -> Episode:
+    """The episode that `save_attempt` wrote."""
+    with np.load(path) as stored:
+        observations = {
+            name.split(".", 1)[1]: stored[name] for name in stored.files if name.startswith("observations.")
+        }
+        return Episode(observations, stored["actions"], stored["rewards"], True, seed)
+
+
+def collect(
+    settings: Settings, out: Path, episodes: int, seed: int = 0, pool: Pool | None = None, progress: bool = True
+) -> dict:
+    """Collect `episodes` successes from the layouts seed, seed + 1, ... and write them as a Minari data set.
+
+    The result is a pure function of the arguments, whatever the pool. A killed collection goes on where it stopped.
+    Returns: a summary with the expert's success rate. Raises: ConfigError for seeds reserved for evaluation or a folder
+    with another collection; RuntimeError when the expert fails too often.
+    """
+    from control.envs import make
+    from control.envs.registry import task
+
+    most = SLACK * episodes
+    if seed < 0 or seed + most > EVALUATION_SEEDS:
+        raise ConfigError(
+            f"layout seeds {seed} to {seed + most - 1}: those from {EVALUATION_SEEDS} on are kept for evaluation; "
+            f"choose a seed of at most {EVALUATION_SEEDS - most}"
+        )
+    name = task(settings.task).name
+    work = out.with_name(out.name + ".collecting")
+    work.mkdir(parents=True, exist_ok=True)
+    identity, record = json.dumps({**asdict(settings), "task": name}), work / "settings.json"
+    if record.is_file() and record.read_text() != identity:
+        raise ConfigError(f"{work} holds another collection: remove it, or choose another folder")
+    record.write_text(identity)
+    with pool or local_pool() as workers:
+        kept = _successes(settings, work, range(seed, seed + most), episodes, workers, progress)
+    if len(kept) < episodes:
+        raise RuntimeError(f"the expert of {name} succeeded in {len(kept)} of {most} layouts; {episodes} were wanted")
+    tried = kept[episodes - 1] - seed + 1
+    found = [load_attempt(work / f"{one}.npz", one) for one in kept[:episodes]]
+    for one in found:
+        one.check(f"{work}/{one.seed}.npz")
+    summary = {
+        "task": name,
+        "episodes": episodes,
+        "steps": int(sum(len(one) for one in found)),
+        "noise": settings.noise,
+        "seeds": [seed, seed + tried - 1],
+        "expert_success": round(episodes / tried, 3),
+    }
+    env = make(settings.task, observe=settings.observe)
+    write_minari(out, found, env, identifier=f"tutelage/{name}", description={"description": json.dumps(summary)})
+    shutil.rmtree(work)
+    return summary
+
+
+def _successes(settings, work: Path, seeds: range, wanted: int, pool: Pool, progress: bool) -> list[int]:
+    """The first `wanted` successful seeds in order; a few more may have been tried."""
+    outcome = {seed: True for seed in seeds if (work / f"{seed}.npz").is_file()}
+    outcome |= {seed: False for seed in seeds if (work / f"{seed}.failed").is_file()}
+    bar = tqdm(total=wanted, desc=settings.task, unit="episode", disable=not progress, dynamic_ncols=True)
+    pending = iter(seed for seed in seeds if seed not in outcome)
+
+    def complete() -> bool:
+        """Whether the first successes are known: as many as wanted, and no gap among the seeds before them."""
+        row = list(takewhile(outcome.__contains__, seeds))
+        return sum(outcome[seed] for seed in row) >= wanted
+
+    running = 0
+    while not complete():
+        while running < pool.workers and (seed := next(pending, None)) is not None:
+            pool.submit(roll_out, settings, seed)
+            running += 1
+        if not running:
+            break
+        episode = pool.next()
+        running -= 1
+        save_attempt(work, episode.seed, episode)
+        outcome[episode.seed] = bool(episode.success)
+        bar.update(min(wanted, sum(outcome.values())) - bar.n)
+        bar.set_postfix(success=f"{sum(outcome.values())}/{len(outcome)}")
+    bar.close()
+    return sorted(number for number, success in outcome.items() if success)
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="tutelage collect", description=__doc__.split("\n")[0])
+    parse.add_argument("task", help="e.g. MetaWorld-reach-v3, TwoRoutes-v0, FetchPush-v4")
+    parse.add_argument("out", type=Path, help="folder of the Minari data set to write")
+    parse.add_argument("--episodes", type=int, default=50)
+    parse.add_argument("--noise", type=float, default=0.1, help="of executed actions, in half action ranges")
+    parse.add_argument("--seed", type=int, default=0, help="first layout seed")
+    parse.add_argument("--observe", nargs="+", default=["state"], choices=["state", "rgb", "points"])
+    parse.add_argument("--workers", type=int, help="processes; default: one per core")
+    parse.add_argument(
+        "--ray", metavar="ADDRESS", help="run the episodes as Ray tasks; 'local' starts a Ray of its own"
+    )
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.out.exists():
+        print(f"{args.out} exists: remove it, or choose another folder", file=sys.stderr)
+        return 2
+    settings = Settings(args.task, args.noise, tuple(args.observe))
+    pool = ray_pool(args.ray, args.workers) if args.ray else local_pool(args.workers)
+    summary = collect(settings, args.out, args.episodes, args.seed, pool)
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
