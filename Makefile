@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)" "numpy==1.26.4"
 	@echo "mmcv 2.1.0: taking a wheel if pip finds one, else compiling (12-16 minutes on 2 cores)"
 	$(MMCV_DEVICES) MMCV_WITH_OPS=1 MAX_JOBS=$${MAX_JOBS:-$$(nproc)} $(BIN)/python -m pip install --quiet --prefer-binary --no-build-isolation "mmcv==2.1.0"
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[perception,deploy,dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[perception,control,deploy,dev]"
 	$(BIN)/python -m pip check
 	$(BIN)/tutelage doctor --quick
 	@touch $(STAMP)

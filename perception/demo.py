@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"))
     parse.add_argument("--scenes", type=int, default=24, help="training scenes")
     parse.add_argument("--val-scenes", type=int, default=8)
-    parse.add_argument("--warm-up", type=int, default=1000, help="iterations of the common start, 8 samples each")
+    parse.add_argument("--warm-up", type=int, default=1500, help="iterations of the common start, 8 samples each")
     parse.add_argument("--iterations", type=int, default=300, help="iterations of each network, 4 samples each")
     parse.add_argument("--seed", type=int, default=0)
     return parse

@@ -44,16 +44,22 @@ class GaussianMixture:
         """
         B, K, D = len(x), len(self.weights), self.event.numel()
         t = torch.broadcast_to(t.to(x.dtype), x.shape).reshape(B, 1, D)
+        if (t == t[:1]).all():  # one factorisation for the whole batch
+            t = t[:1]
         a, s = process.alpha(t), process.sigma(t)
         residual = x.reshape(B, 1, D) - a * self.means.reshape(1, K, D)
-        marginal = a[..., :, None] * self.covariances * a[..., None, :] + torch.diag_embed(s**2)
-        solved = torch.linalg.solve(marginal, residual[..., None])[..., 0]
-        x0 = self.means.reshape(1, K, D) + (self.covariances @ (a * solved)[..., None])[..., 0]
+        # 1e-12: a clean position of a point mass has no variance at all, and no residual either
+        marginal = a[..., :, None] * self.covariances * a[..., None, :] + torch.diag_embed(s**2 + 1e-12)
+        if len(t) == 1:
+            solved = torch.linalg.solve(marginal[0], residual.permute(1, 2, 0)).permute(2, 0, 1)
+        else:
+            solved = torch.linalg.solve(marginal, residual[..., None])[..., 0]
+        x0 = self.means.reshape(1, K, D) + torch.einsum("kij,bkj->bki", self.covariances, a * solved)
         log_density = -((residual * solved).sum(-1) + torch.linalg.slogdet(marginal)[1]) / 2
         return (self.weights.log() + log_density).softmax(-1), x0
 
     def denoise(self, process: Process):
-        """The exact denoiser: (x, t) -> E[x0 | x_t], of x's shape. Needs t > 0 where a covariance is singular."""
+        """The exact denoiser: (x, t) -> E[x0 | x_t], of x's shape."""
 
         def x0(x: Tensor, t: Tensor) -> Tensor:
             responsibility, parts = self.posterior(process, x, t)

@@ -16,8 +16,11 @@ from common.engine.seeding import rng_state, set_rng_state
 from common.errors import CheckpointError, ConfigError
 
 
-def ema_decay(t: float, decay: float = 0.999, gamma: float = 2000.0) -> float:
-    """decay * (1 - exp(-t / gamma)): 0 at the start, `decay` in the end (VCD's released recipe)."""
+def ema_decay(t: float, decay: float = 0.999, gamma: float = 2000.0, power: float | None = None) -> float:
+    """decay * (1 - exp(-t / gamma)): 0 at the start, `decay` in the end (VCD's released recipe). With `power`:
+    min(decay, 1 - (1 + t)^-power), 0.75 and 0.9999 in Diffusion Policy."""
+    if power is not None:
+        return min(decay, 1 - (1 + t) ** -power)
     return decay * (1 - math.exp(-t / gamma))
 
 
@@ -44,12 +47,13 @@ class EMAHook(Hook):
 
     priority = "NORMAL"
 
-    def __init__(self, decay: float = 0.999, gamma: float = 2000.0, offset: int = 0):
-        if not 0 < decay < 1 or gamma <= 0 or offset < 0:
+    def __init__(self, decay: float = 0.999, gamma: float = 2000.0, offset: int = 0, power: float | None = None):
+        if not 0 < decay < 1 or gamma <= 0 or offset < 0 or (power is not None and power <= 0):
             raise ConfigError(
-                f"EMAHook(decay={decay}, gamma={gamma}, offset={offset}): 0 < decay < 1, gamma > 0, offset >= 0"
+                f"EMAHook(decay={decay}, gamma={gamma}, offset={offset}, power={power}): 0 < decay < 1, gamma > 0, "
+                "offset >= 0, power > 0 or None"
             )
-        self.decay, self.gamma, self.offset = decay, gamma, offset
+        self.decay, self.gamma, self.offset, self.power = decay, gamma, offset, power
         self.steps = 0
         self.average: dict[str, Tensor] | None = None
 
@@ -62,7 +66,7 @@ class EMAHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.steps += 1
-        decay = ema_decay(self.steps + self.offset, self.decay, self.gamma)
+        decay = ema_decay(self.steps + self.offset, self.decay, self.gamma, self.power)
         ema_update(self.average, unwrap(runner.model).state_dict(), decay)
 
     @torch.no_grad()

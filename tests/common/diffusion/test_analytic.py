@@ -68,3 +68,11 @@ def test_four_ddim_steps_shrink_the_fast_modes_of_smooth_sequences_most():
     ratio = (x @ vectors).std(0).flip(0) / values.sqrt().flip(0)
     expected = torch.tensor([0.6225, 0.7103, 0.4263, 0.0943], dtype=torch.float64)
     torch.testing.assert_close(ratio[[0, 2, 5, 10]], expected, rtol=0.02, atol=0)
+
+
+def test_levels_of_their_own_per_sample_give_what_each_sample_gets_alone():
+    teacher = GaussianMixture(torch.tensor([0.4, 0.6]).double(), torch.randn(2, 5).double(), torch.stack([rbf(5)] * 2))
+    x, t = torch.randn(3, 5).double(), torch.rand(3, 5).double()
+    denoise = teacher.denoise(vp_cosine(100))
+    alone = torch.cat([denoise(x[i : i + 1], t[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(denoise(x, t), alone)

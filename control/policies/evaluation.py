@@ -1,0 +1,96 @@
+"""mmengine's validation and test of a policy: rollouts on held-out layouts, for several plans of the same weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DATASETS, LOOPS, METRICS
+from mmengine.runner.base_loop import BaseLoop
+from torch.utils.data import Dataset
+
+from common.engine.loops import unwrap
+from common.errors import ConfigError
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.policies.model import build
+from control.policies.policy import DiffusionPolicy
+from control.rollout import as_records, rollout, summary
+
+
+@DATASETS.register_module()
+class HeldOutLayouts(Dataset):
+    """Layout seeds that no demonstration was collected on: first, first + 1, ..."""
+
+    def __init__(self, count: int, first: int = EVALUATION_SEEDS):
+        if first < EVALUATION_SEEDS:
+            raise ConfigError(
+                f"layout seed {first} belongs to collection; those from {EVALUATION_SEEDS} on are held out"
+            )
+        self.seeds = list(range(first, first + count))
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> int:
+        return self.seeds[index]
+
+
+@METRICS.register_module()
+class SuccessMetric(BaseMetric):
+    """Per plan: success with Wilson's interval, score, length. out_dir: keep every episode as JSON there."""
+
+    def __init__(self, out_dir: str | None = None, **kwargs):
+        super().__init__(collect_device="cpu", **kwargs)
+        self.out_dir = Path(out_dir) if out_dir else None
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        metrics, kept = {}, {}
+        for name in dict.fromkeys(name for name, _ in results):
+            outcomes = [outcome for other, outcome in results if other == name]
+            metrics |= {f"{name}/{key}": value for key, value in summary(outcomes).items()}
+            kept[name] = as_records(outcomes)
+        if self.out_dir:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            (self.out_dir / "episodes.json").write_text(json.dumps(kept, default=_plain) + "\n")
+        return metrics
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+@LOOPS.register_module()
+class RolloutLoop(BaseLoop):
+    """Rolls every plan out on every held-out layout.
+
+    Args: task; plans: name -> config of a plan function and `primer`; parallel environments; rollout arguments.
+    """
+
+    def __init__(self, runner, dataloader, evaluator, task: str, plans: dict, parallel: int = 25, **kwargs):
+        super().__init__(runner, dataloader)
+        self.evaluator = runner.build_evaluator(evaluator) if isinstance(evaluator, dict | list) else evaluator
+        self.task, self.plans, self.parallel, self.kwargs = task, plans, parallel, kwargs
+
+    def run(self) -> dict[str, float]:
+        phase = "test" if self.runner.val_loop is not self else "val"
+        self.runner.call_hook(f"before_{phase}")
+        self.runner.call_hook(f"before_{phase}_epoch")
+        model = unwrap(self.runner.model)
+        model.eval()
+        seeds = list(self.dataloader.dataset.seeds)
+        observe = tuple(model.encoder.encoders)
+        for name, config in self.plans.items():
+            config = dict(config)
+            primer = config.pop("primer", "zero")
+            policy = DiffusionPolicy(model, build(config, horizon=model.horizon), primer)
+            outcomes = rollout(
+                policy, self.task, seeds, parallel=self.parallel, observe=observe, progress=True, **self.kwargs
+            )
+            self.evaluator.process([(name, one) for one in outcomes])
+        metrics = self.evaluator.evaluate(len(seeds) * len(self.plans))
+        self.runner.call_hook(f"after_{phase}_epoch", metrics=metrics)
+        self.runner.call_hook(f"after_{phase}")
+        return metrics

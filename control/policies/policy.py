@@ -1,0 +1,183 @@
+"""The surface that users know: reset, select_action, predict_action_chunk, and stable-baselines3's predict."""
+
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from control.policies.model import DiffusionPolicyModel
+from control.policies.noise import NoiseSource
+from control.policies.streaming import Plan, StreamState, chunk_plan, reset_where, start_state, stream
+
+PRIMERS = ("zero", "constant", "denoise")
+
+
+class NotReset(RuntimeError):
+    """The policy was asked for an action before `reset`."""
+
+
+class DiffusionPolicy:
+    """Runs a trained model with a plan, for B environments at once.
+
+    Args: model; plan; primer: how an episode begins: "zero", "constant" (around `anchor`, normalised actions (A,)) or
+        "denoise" (a full chunk first, then noised to the resting levels).
+    Observations are dictionaries {name: (B, ...)} of the current step; the policy keeps the last O of them and repeats
+    the first at an episode's start.
+    """
+
+    def __init__(self, model: DiffusionPolicyModel, plan: Plan, primer: str = "zero", anchor: Tensor | None = None):
+        if plan.horizon != model.horizon:
+            raise ValueError(f"the plan's horizon is {plan.horizon}, the model's {model.horizon}: make them the same")
+        if primer not in PRIMERS or (primer == "constant") != (anchor is not None):
+            raise ValueError(f"primer={primer!r}: choose one of {', '.join(PRIMERS)}; 'constant' needs an anchor")
+        model.check()
+        self.model, self.plan, self.primer, self.anchor = model.eval(), plan, primer, anchor
+        self.width = len(model.actions.low)
+        self.state: StreamState | None = None
+        self.evaluations = 0  # network evaluations so far, of the whole batch
+
+    def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
+        """Begin episodes: of all environments, one per seed of the noise, or of those in `mask` (B,) with `seeds` (B,).
+        The others keep buffer, observations and noise, bit for bit."""
+        seeds = [0] if seeds is None else list(seeds)
+        if mask is None or self.state is None:
+            self.noise = NoiseSource(seeds)
+            self._history = [None] * len(seeds)
+            self._queue = [deque() for _ in seeds]
+            self._begin = torch.ones(len(seeds), dtype=torch.bool)
+            shape = (len(seeds), self.plan.horizon)
+            self.state = StreamState(torch.zeros(*shape, self.width), torch.ones(shape))
+            return
+        for index in np.flatnonzero(mask):
+            self.noise.restart(int(index), seeds[index])
+            self._history[index], self._begin[index] = None, True
+            self._queue[index].clear()
+
+    @property
+    def batch(self) -> int:
+        return len(self._history)
+
+    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(B, A) actions for this step: from the running chunks, or from new calls where a chunk is used up."""
+        self._observe(observation)
+        due = np.array([not queue for queue in self._queue])
+        if due.any():
+            chunk = self._call(due)
+            for index in np.flatnonzero(due):
+                self._queue[index].extend(chunk[index])
+        return np.stack([queue.popleft() for queue in self._queue])
+
+    def predict_action_chunk(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(B, execute, A): one call for all environments, whatever is left of earlier chunks is dropped."""
+        self._observe(observation)
+        for queue in self._queue:
+            queue.clear()
+        return self._call(np.ones(self.batch, bool))
+
+    def predict(self, observation, state=None, episode_start=None, deterministic: bool = True):
+        """stable-baselines3's recurrent signature: (actions (B, A), state). The state is opaque; pass it back.
+
+        episode_start (B,) bool begins episodes; the noise of an episode follows the count of episodes.
+        """
+        count = len(next(iter(observation.values())))
+        if state is None:
+            self.reset(list(range(count)))
+            self._episodes = count
+        elif episode_start is not None and np.any(episode_start):
+            seeds = [self._episodes + i for i in range(count)]
+            self._episodes += int(np.sum(episode_start))
+            self.reset(seeds, np.asarray(episode_start, bool))
+        return self.select_action(observation), (self.state,)
+
+    def _observe(self, observation: dict[str, np.ndarray]) -> None:
+        if self.state is None:
+            raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
+        for name in self.model.encoder.encoders:
+            if name not in observation:
+                raise ValueError(f"observation {name!r} is missing; the policy observes {list(observation)}")
+            values = np.asarray(observation[name])
+            if len(values) != self.batch or not np.isfinite(values).all():
+                raise ValueError(
+                    f"observation {name!r} is {values.shape}, finite: {bool(np.isfinite(values).all())}; wanted finite "
+                    f"values for {self.batch} environments"
+                )
+        for index in range(self.batch):
+            now = {name: np.asarray(observation[name][index]) for name in self.model.encoder.encoders}
+            if self._history[index] is None:
+                self._history[index] = deque([now] * self.model.observed, maxlen=self.model.observed)
+            else:
+                self._history[index].append(now)
+
+    @torch.no_grad()
+    def _call(self, due: np.ndarray) -> np.ndarray:
+        """One call for the environments that are due; the others' streams do not move. (B, execute, A)."""
+        mask = torch.from_numpy(due)
+        rows = np.flatnonzero(due)
+        stacked = {
+            name: torch.from_numpy(np.stack([[step[name] for step in self._history[i]] for i in rows]))
+            for name in self.model.encoder.encoders
+        }
+        condition = self.model.condition(stacked)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            self.evaluations += 1
+            return self.model.denoiser(x, t, condition)
+
+        source = NoiseSource([])
+        source.generators = [self.noise.generators[i] for i in rows]
+        state = StreamState(self.state.buffer[mask], self.state.level[mask])
+        begin = self._begin[mask]
+        if begin.any():
+            state = reset_where(begin, self._prime(denoise, source, begin, rows), state)
+        fresh = source.draw(self.plan.fresh + self.plan.first, self.width)
+        noise = None
+        if self.plan.eta:
+            noise = source.draw(self.plan.evaluations, self.plan.horizon, self.width, leading=True)
+        chunk, state = stream(denoise, self.model.process, self.plan, state, fresh, noise)
+        self.state.buffer[mask], self.state.level[mask] = state
+        self._begin[mask] = False
+        actions = np.zeros((self.batch, self.plan.execute, self.width), np.float32)
+        actions[rows] = self.model.actions.inverse(chunk).numpy()
+        return actions
+
+    def _prime(self, denoise, source: NoiseSource, begin: Tensor, rows: np.ndarray) -> StreamState:
+        """Start states for the rows that begin; noise is drawn for these alone."""
+        T, A = self.plan.horizon, self.width
+        noise = torch.zeros(len(rows), T, A)
+        own = NoiseSource([])
+        own.generators = [source.generators[i] for i in begin.nonzero()[:, 0].tolist()]
+        noise[begin] = own.draw(T, A)
+        if self.primer != "denoise":
+            return start_state(self.model.process, self.plan, noise, self.anchor)
+        steps = self.model.process.steps or 100
+        full = chunk_plan(T, T, steps)
+        first = StreamState(noise, torch.ones(len(rows), T))
+        clean, _ = stream(denoise, self.model.process, full, first, torch.zeros(len(rows), T, A))
+        again = torch.zeros_like(noise)
+        again[begin] = own.draw(T, A)
+        return start_state(self.model.process, self.plan, again, clean)
+
+
+def snapshot(policy: DiffusionPolicy) -> dict:
+    """Everything a policy carries in mid-episode; `restore` continues exactly from it."""
+    return {
+        "state": StreamState(*(part.clone() for part in policy.state)),
+        "history": [None if one is None else list(one) for one in policy._history],
+        "queue": [list(queue) for queue in policy._queue],
+        "begin": policy._begin.clone(),
+        "noise": [g.bit_generator.state for g in policy.noise.generators],
+    }
+
+
+def restore(policy: DiffusionPolicy, stored: dict) -> None:
+    """Inverse of `snapshot`, for a policy of the same model and plan."""
+    count = len(stored["queue"])
+    policy.reset(list(range(count)))
+    policy.state = StreamState(*(part.clone() for part in stored["state"]))
+    observed = policy.model.observed
+    policy._history = [None if one is None else deque(one, maxlen=observed) for one in stored["history"]]
+    policy._queue = [deque(queue) for queue in stored["queue"]]
+    policy._begin = stored["begin"].clone()
+    for generator, state in zip(policy.noise.generators, stored["noise"], strict=True):
+        generator.bit_generator.state = state

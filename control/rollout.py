@@ -1,0 +1,137 @@
+"""Closed loops of policies in many environments at once: seeded, comparable pair by pair, with intervals.
+
+Episode i of every policy has the same layout and the same noise: differences between policies are paired.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from control.envs import make
+
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+class Actor(Protocol):
+    """What a rollout needs of a policy."""
+
+    def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None: ...
+
+    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One episode. success: the task's criterion held at some step. score: largest `info[score]`, where asked for;
+    steps until success or the end; info: the last step's."""
+
+    seed: int
+    success: bool
+    steps: int
+    score: float
+    info: dict
+
+
+def rollout(
+    policy: Actor,
+    task: str,
+    seeds: Iterable[int],
+    *,
+    parallel: int = 25,
+    max_steps: int | None = None,
+    score: str = "success",
+    stop_on_success: bool = True,
+    observe: tuple[str, ...] = ("state",),
+    record=None,
+    progress: bool = False,
+) -> list[Outcome]:
+    """One episode per seed, `parallel` environments at a time, in the order of the seeds.
+
+    score: key of `info` whose largest value is kept. record: called as record(seed, step, observation, action, info)
+    for every step. The result does not depend on `parallel`.
+    """
+    seeds = [int(seed) for seed in seeds]
+    outcomes: list[Outcome] = []
+    bar = tqdm(total=len(seeds), desc=task, unit="episode", disable=not progress, dynamic_ncols=True)
+    envs = [make(task, max_steps, observe=observe) for _ in range(min(parallel, len(seeds)))]
+    for begin in range(0, len(seeds), max(1, len(envs))):
+        wave = seeds[begin : begin + len(envs)]
+        outcomes += _wave(policy, envs[: len(wave)], wave, score, stop_on_success, record, bar)
+    for env in envs:
+        env.close()
+    bar.close()
+    return outcomes
+
+
+def _wave(policy, envs, seeds, score, stop_on_success, record, bar) -> list[Outcome]:
+    """All environments from reset to end; those that are done wait with their last observation."""
+    count = len(envs)
+    started = [env.reset(seed=seed) for env, seed in zip(envs, seeds, strict=True)]
+    observations, infos = [one[0] for one in started], [one[1] for one in started]
+    policy.reset(seeds)
+    best = [float(info.get(score, 0.0)) for info in infos]
+    success = [bool(info["success"]) for info in infos]
+    steps, alive = [0] * count, [True] * count
+    while any(alive):
+        stacked = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
+        actions = policy.select_action(stacked)
+        for i, env in enumerate(envs):
+            if not alive[i]:
+                continue
+            if record is not None:
+                record(seeds[i], steps[i], observations[i], actions[i], infos[i])
+            observations[i], _, ended, cut, infos[i] = env.step(actions[i])
+            steps[i] += 1
+            best[i] = max(best[i], float(infos[i].get(score, 0.0)))
+            success[i] |= bool(infos[i]["success"])
+            alive[i] = not (ended or cut or (success[i] and stop_on_success))
+            bar.update(not alive[i])
+    return [Outcome(*row) for row in zip(seeds, success, steps, best, infos, strict=True)]
+
+
+def wilson(successes: int, count: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a rate. Raises ValueError without trials."""
+    if not 0 <= successes <= count or count < 1:
+        raise ValueError(f"{successes} successes of {count}: at least one trial is needed")
+    rate, weight = successes / count, z**2 / count
+    centre = (rate + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * np.sqrt(rate * (1 - rate) / count + weight / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of second - first and its 95 % bootstrap interval: training seeds and, within them, episodes are redrawn.
+
+    first, second (S, E): scores of S trainings on the same E episodes (a single training may be (E,)).
+    """
+    gap = np.atleast_2d(np.asarray(second, float) - np.asarray(first, float))
+    random = np.random.default_rng(seed)
+    trainings, episodes = gap.shape
+    rows = random.integers(trainings, size=(draws, trainings))
+    columns = random.integers(episodes, size=(draws, episodes))  # the episodes are the same for all trainings
+    means = np.array([gap[r][:, c].mean() for r, c in zip(rows, columns, strict=True)])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(gap.mean()), float(low), float(high)
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, float]:
+    """Success rate with its Wilson interval, mean score and mean length of an evaluation."""
+    successes = sum(one.success for one in outcomes)
+    low, high = wilson(successes, len(outcomes))
+    return {
+        "success": successes / len(outcomes),
+        "success_low": low,
+        "success_high": high,
+        "score": float(np.mean([one.score for one in outcomes])),
+        "steps": float(np.mean([one.steps for one in outcomes])),
+    }
+
+
+def as_records(outcomes: list[Outcome]) -> list[dict]:
+    """Outcomes as plain dictionaries, for JSON."""
+    return [asdict(one) for one in outcomes]
