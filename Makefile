@@ -1,5 +1,5 @@
-# Two commands: `make demo` (the whole road on a small simulated data set) and `make test`.
-# Both create .venv on first use; re-running does not reinstall.
+# `make demo` (driving: the whole road on a small simulated data set), `make demo-control` (a robot arm), `make test`.
+# Each creates .venv on first use; re-running does not reinstall.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +7,13 @@ STAMP := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 SHELL := /bin/bash
 
-.PHONY: demo test test-slow lint setup preflight clean
+.PHONY: demo demo-control test test-slow lint setup preflight clean
 
 demo: $(STAMP)
 	$(BIN)/python -m perception.demo --work-dir work_dirs/demo
+
+demo-control: $(STAMP)
+	$(BIN)/python -m control.demo --work-dir work_dirs/demo_control
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

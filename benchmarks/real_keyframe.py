@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from _report import table, write_report
 
+from common.engine.experiments import Job, run
 from common.errors import DataError
 from perception.datasets.converter import create_infos
 from perception.datasets.keyframe import keyframe_root
 from perception.datasets.transforms.images import read_image
 from perception.datasets.transforms.lidar import depth_maps, read_sweep
-from perception.experiments import Job, run
 from perception.visualization import draw_boxes_on_image, draw_depth, montage, save_png
 
 CONFIG = "configs/perception/vcd/expert_keyframe.py"

@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _nds import paired_interval, records, score
 from _report import describe_device, table, write_report
 
+from common.engine.experiments import RESULT, Job, run
 from common.engine.workdir import read_record
 from perception.datasets.converter import create_infos
 from perception.datasets.metric import EVAL_SETS
 from perception.demo import warm_up
-from perception.experiments import RESULT, Job, run
 from perception.simulation.generate import generate
 from perception.simulation.profiles import profile
 

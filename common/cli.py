@@ -13,7 +13,9 @@ VERBS = {
     "simulate-driving": ("perception.simulation.generate", "write a simulated nuScenes data set", "perception"),
     "train": ("common.engine.train", "train a config", "perception"),
     "test": ("common.engine.test", "evaluate a checkpoint of a config", "perception"),
-    "export": ("deploy.export", "write ONNX, manifest and parity report", "perception"),
+    "collect": ("control.demonstrations.collect", "roll scripted experts out and keep their successes", "control"),
+    "export": ("deploy.export_command", "write ONNX, manifest and parity report", "perception"),
+    "rollout": ("deploy.rollout", "an exported policy in closed loop with its task", "control"),
     "bench": ("deploy.bench", "latency, jitter, parity and memory of an export", "deploy"),
     "doctor": ("common.engine.doctor", "check versions, ops, libraries, GPU, data sets, names", "perception"),
 }

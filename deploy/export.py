@@ -7,9 +7,7 @@ no losses, no LiDAR. State goes in and comes out.
 
 import argparse
 import inspect
-import logging
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +20,13 @@ from torch.export import Dim
 
 from common.errors import ConfigError
 from deploy.frames import drawn_frames, normalisation, surround_rig
+from deploy.onnx_common import OPSET, quiet
 from deploy.runtime.geometry import Lift, camera_vector
 from deploy.runtime.manifest import FRUSTUMS, LIFTS, Manifest, TaskNMS, TensorSpec, sha256
 from deploy.runtime.session import INPUTS, OUTPUTS
 from perception.datasets.transforms.images import LoadAndAugmentImages
 from perception.detection.core import EXPORTED_POOLS
 
-OPSET = 18  # 20 has another GridSample, which TensorRT 10.13 computes wrongly
 MEANING = {
     "images": "RGB, 0 to 255, one per camera in the rig's order; rows from the top",
     "camera": "fx, fy, cx, cy [px]; img_aug 2x3; bev_aug b00, b01, b10, b11, b22; cam2lidar 3x4 [m]",
@@ -183,7 +181,7 @@ def export(
     graph = ExportGraph(detector.core, manifest.mean, manifest.std).eval().cpu()
     inputs = example(manifest, cameras)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = _trace(graph, inputs)
         torch.onnx.export(
             program,
@@ -226,18 +224,6 @@ def _trace(graph: nn.Module, inputs: tuple[Tensor, ...]):
     return torch.export.export(
         graph, inputs, dynamic_shapes=free, strict=False, prefer_deferred_runtime_asserts_over_guards=True
     )
-
-
-@contextmanager
-def _quiet():
-    """Mute the exporter's notes on operators of packages that are not installed."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def check_accumulation(model: onnx.ModelProto) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from perception.experiments import Job, run
+from common.engine.experiments import Job, run
 
 FAMILY = "configs/perception/vcd/{}_sim.py"
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")

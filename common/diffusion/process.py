@@ -85,6 +85,10 @@ class Table:
     values: Tensor
     _placed: dict = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self):
+        for dtype in (torch.float32, torch.float64):
+            self._placed[torch.device("cpu"), dtype] = self.values.to(dtype)
+
     def __call__(self, t: Tensor) -> Tensor:
         place = (t.device, t.dtype)
         if place not in self._placed:

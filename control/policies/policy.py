@@ -60,7 +60,7 @@ class DiffusionPolicy:
 
     def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """(B, A) actions for this step: from the running chunks, or from new calls where a chunk is used up."""
-        self._observe(observation)
+        self.observe(observation)
         due = np.array([not queue for queue in self._queue])
         if due.any():
             chunk = self._call(due)
@@ -70,7 +70,7 @@ class DiffusionPolicy:
 
     def predict_action_chunk(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """(B, execute, A): one call for all environments, whatever is left of earlier chunks is dropped."""
-        self._observe(observation)
+        self.observe(observation)
         for queue in self._queue:
             queue.clear()
         return self._call(np.ones(self.batch, bool))
@@ -90,7 +90,8 @@ class DiffusionPolicy:
             self.reset(seeds, np.asarray(episode_start, bool))
         return self.select_action(observation), (self.state,)
 
-    def _observe(self, observation: dict[str, np.ndarray]) -> None:
+    def observe(self, observation: dict[str, np.ndarray]) -> None:
+        """Take the current step into the history without asking for an action."""
         if self.state is None:
             raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
         for name in self.model.encoder.encoders:

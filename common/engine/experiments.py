@@ -77,7 +77,7 @@ class Job:
 
     def finish(self, seconds: float) -> dict:
         """Read the metrics of the evaluation that ended the training and mark the job as done."""
-        rows = [row for row in read_metrics(self.work_dir, "val") if "NDS" in row]
+        rows = read_metrics(self.work_dir, "val")
         if not rows:
             raise RuntimeError(f"{self.work_dir} has no evaluation in its metrics; see {self.work_dir}/train.log")
         metrics = {key: value for key, value in rows[-1].items() if isinstance(value, int | float)}
@@ -122,8 +122,13 @@ def run(jobs: list[Job], *, parallel: int = 2) -> dict[str, dict]:
                 total.update()
             time.sleep(0.5)
     finally:
-        for _, process, bar, _ in running.values():
+        for _, process, _, _ in running.values():
             process.terminate()
+        for _, process, bar, _ in running.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
             bar.close()
         total.close()
     return done

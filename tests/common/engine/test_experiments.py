@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from common.engine.experiments import RESULT, Job
 from common.errors import ConfigError
-from perception.experiments import RESULT, Job
 
 
 def job(tmp_path, **changes):

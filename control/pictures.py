@@ -1,0 +1,56 @@
+"""Pictures of rollouts: strips of frames, latency over control steps, success over delay. All written as PNG."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def strip(frames: list[np.ndarray], count: int = 6) -> np.ndarray:
+    """(H, count W, 3): `count` frames of an episode at even distances, the first and the last included."""
+    chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, count)]
+    return np.concatenate(chosen, 1)
+
+
+def save_png(image: np.ndarray, path: str | Path) -> Path:
+    """Write an (H, W, 3) uint8 image."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def _figure(width: float = 7.0, height: float = 3.4):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")
+
+
+def latency_plot(series: dict[str, np.ndarray], period_ms: float, path: str | Path, steps: int = 64) -> Path:
+    """Milliseconds of every control step for each way of running, with the control period as a line; log scale."""
+    figure, axes = _figure()
+    for name, milliseconds in series.items():
+        shown = np.asarray(milliseconds)[:steps]
+        axes.step(np.arange(len(shown)), np.maximum(shown, 1e-3), where="mid", label=name, linewidth=1.2)
+    axes.axhline(period_ms, color="black", linestyle="--", linewidth=0.8, label=f"control period, {period_ms:.1f} ms")
+    axes.set(xlabel="control step", ylabel="time of the step, ms", yscale="log")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def success_over_delay(rates: dict[str, list[tuple[float, float, float]]], delays: list[int], path: str | Path) -> Path:
+    """Success (rate, low, high) over the delay in control steps, one line with its band per way of running."""
+    figure, axes = _figure(6.0, 3.6)
+    for name, rows in rates.items():
+        rate, low, high = np.asarray(rows).T
+        axes.plot(delays, rate, marker="o", label=name)
+        axes.fill_between(delays, low, high, alpha=0.15)
+    axes.set(xlabel="inference delay, control steps", ylabel="success", ylim=(-0.02, 1.02), xticks=delays)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    return Path(path)

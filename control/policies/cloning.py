@@ -1,0 +1,70 @@
+"""Plain behaviour cloning: an MLP from the last observations to the next action. The honest small baseline."""
+
+from collections import deque
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from control.policies.encoders import ObservationEncoder
+from control.policies.model import build
+from control.policies.normaliser import MinMaxNormaliser
+from control.policies.policy import NotReset
+
+
+@MODELS.register_module()
+class CloningModel(BaseModel):
+    """Args: action_dim; encoders as in `DiffusionPolicyModel`; widths of the hidden layers; observed steps."""
+
+    def __init__(self, action_dim: int, encoders: dict, widths=(256, 256), observed: int = 2, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.observed = observed
+        self.encoder = ObservationEncoder({name: build(one) for name, one in encoders.items()}, observed)
+        self.actions = MinMaxNormaliser(action_dim)
+        layers, inputs = [], self.encoder.width
+        for width in widths:
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.Mish()]
+            inputs = width
+        self.mlp = nn.Sequential(*layers, nn.Linear(inputs, action_dim))
+
+    def fit(self, dataset) -> None:
+        self.actions.fit(dataset.actions)
+        self.encoder.fit(dataset.observations)
+
+    def forward(self, observation: dict[str, Tensor], action: Tensor | None = None, mode: str = "tensor"):
+        """mode "loss": mean squared error of the action of now, position 0 of the window; "tensor": (B, A)."""
+        out = self.mlp(self.encoder(observation))
+        return {"loss": F.mse_loss(out, self.actions(action[:, 0]))} if mode == "loss" else out
+
+
+class CloningPolicy:
+    """Acts for B environments; the interface of `DiffusionPolicy` as far as a rollout needs it."""
+
+    def __init__(self, model: CloningModel):
+        self.model, self._history = model.eval(), None
+
+    def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
+        if mask is None or self._history is None:
+            self._history = [None] * len(seeds or [0])
+        for index in np.flatnonzero(mask) if mask is not None else ():
+            self._history[index] = None
+
+    @torch.no_grad()
+    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """(B, A)."""
+        if self._history is None:
+            raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
+        names, observed = list(self.model.encoder.encoders), self.model.observed
+        for index in range(len(self._history)):
+            now = {name: np.asarray(observation[name][index]) for name in names}
+            if self._history[index] is None:
+                self._history[index] = deque([now] * observed, maxlen=observed)
+            else:
+                self._history[index].append(now)
+        stacked = {
+            name: torch.from_numpy(np.stack([[step[name] for step in one] for one in self._history])) for name in names
+        }
+        return self.model.actions.inverse(self.model(stacked).clamp(-1, 1)).numpy()

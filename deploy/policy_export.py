@@ -1,0 +1,172 @@
+"""A trained policy as two ONNX graphs, encoder and step, and a manifest.
+
+encoder: the last O observations -> condition, once per call. step: condition, buffer, level, noise and reset in;
+un-normalised actions, next buffer and next level out. No random numbers, no loop, no hidden state in the graphs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from common.errors import ConfigError
+from control.policies.model import DiffusionPolicyModel
+from control.policies.normaliser import MinMaxNormaliser
+from control.policies.streaming import Plan, StreamState, reset_where, start_state, stream
+from deploy.onnx_common import OPSET, quiet
+from deploy.runtime.manifest import sha256
+from deploy.runtime.policy_manifest import ObservationSpec, PolicyManifest
+
+MOST_EVALUATIONS = 16  # they are unrolled in the graph
+FORBIDDEN = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Loop", "If", "NonZero", "Scan"}
+
+
+class EncoderGraph(nn.Module):
+    """Observations in the order of the model's encoders -> condition (1, C)."""
+
+    def __init__(self, model: DiffusionPolicyModel):
+        super().__init__()
+        self.model, self.names = model, list(model.encoder.encoders)
+
+    def forward(self, *observations: Tensor) -> Tensor:
+        return self.model.condition(dict(zip(self.names, observations, strict=True)))
+
+
+class StepGraph(nn.Module):
+    """One call of a plan, with the state explicit."""
+
+    def __init__(self, model: DiffusionPolicyModel, plan: Plan):
+        super().__init__()
+        self.model, self.plan = model, plan
+
+    def forward(self, condition, buffer, level, fresh, start_noise, reset, noise=None) -> tuple[Tensor, Tensor, Tensor]:
+        process = self.model.process
+        state = reset_where(reset, start_state(process, self.plan, start_noise), StreamState(buffer, level))
+        chunk, following = stream(
+            lambda x, t: self.model.denoiser(x, t, condition), process, self.plan, state, fresh, noise
+        )
+        return self.model.actions.inverse(chunk), following.buffer, following.level
+
+
+def check_graph(path: Path) -> None:
+    """Raises RuntimeError when a graph draws random numbers or branches, or is no valid ONNX."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    bad = sorted({node.op_type for node in model.graph.node} & FORBIDDEN)
+    if bad:
+        raise RuntimeError(
+            f"{path.name} holds {', '.join(bad)}: a policy graph must be a fixed, deterministic function"
+        )
+
+
+def export_policy(
+    model: DiffusionPolicyModel,
+    plan: Plan,
+    observation: dict[str, np.ndarray],
+    path: str | Path,
+    *,
+    rate_hz: float,
+    task: str = "",
+    source: dict | None = None,
+    opset: int = OPSET,
+) -> PolicyManifest:
+    """Write `path` (the step), its encoder and its manifest; returns the manifest.
+
+    observation: one observation of one step per name, for shapes and types.
+    Raises: ConfigError for a plan with more than 16 evaluations; DataError without statistics.
+    """
+    if plan.evaluations > MOST_EVALUATIONS:
+        raise ConfigError(
+            f"a plan of {plan.evaluations} evaluations per call is not unrolled into a graph; use at most "
+            f"{MOST_EVALUATIONS} (DDIM, or a ladder)"
+        )
+    model.check()
+    model = model.eval().cpu()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoder_path = path.with_name(path.stem + ".encoder.onnx")
+    names = list(model.encoder.encoders)
+    observed = tuple(
+        torch.from_numpy(np.repeat(np.asarray(observation[name])[None, None], model.observed, 1)) for name in names
+    )
+    A, T = len(model.actions.low), plan.horizon
+    with torch.no_grad():
+        condition = EncoderGraph(model)(*observed)
+    rows = plan.fresh + plan.first
+    state = (condition, torch.zeros(1, T, A), torch.ones(1, T), torch.zeros(1, rows, A), torch.zeros(1, T, A),
+             torch.tensor([True]))  # fmt: skip
+    inputs = ["condition", "buffer", "level", "fresh", "start_noise", "reset"]
+    if plan.eta:
+        state, inputs = (*state, torch.zeros(plan.evaluations, 1, T, A)), [*inputs, "noise"]
+    _write(EncoderGraph(model), observed, encoder_path, names, ["condition"], opset)
+    _write(StepGraph(model, plan), state, path, inputs, ["action", "next_buffer", "next_level"], opset)
+    manifest = PolicyManifest(
+        model=path.name,
+        sha256=sha256(path),
+        encoder=encoder_path.name,
+        encoder_sha256=sha256(encoder_path),
+        opset=opset,
+        observations=tuple(_spec(name, observation[name], model) for name in names),
+        observed=model.observed,
+        horizon=T,
+        action_dim=A,
+        condition_dim=condition.shape[1],
+        first=plan.first if model.offset == 0 else 0,
+        execute=plan.execute,
+        evaluations=plan.evaluations,
+        fresh=rows,
+        stochastic=bool(plan.eta),
+        resting=tuple(plan.resting.tolist()),
+        action_low=tuple(model.actions.low.tolist()),
+        action_high=tuple(model.actions.high.tolist()),
+        rate_hz=float(rate_hz),
+        task=task,
+        source={**(source or {}), "prediction": model.denoiser.prediction, "steps": model.process.steps},
+    )
+    manifest.save(path.with_suffix(".json"))
+    return manifest
+
+
+def _spec(name: str, value: np.ndarray, model: DiffusionPolicyModel) -> ObservationSpec:
+    normaliser = getattr(model.encoder.encoders[name], "normaliser", None)
+    ranges = {}
+    if isinstance(normaliser, MinMaxNormaliser):
+        ranges = {"low": tuple(normaliser.low.tolist()), "high": tuple(normaliser.high.tolist())}
+    value = np.asarray(value)
+    return ObservationSpec(name=name, shape=value.shape, dtype=value.dtype.name, **ranges)
+
+
+def _write(graph: nn.Module, inputs: tuple, path: Path, names: list[str], outputs: list[str], opset: int) -> None:
+    with torch.no_grad(), quiet():
+        torch.onnx.export(
+            graph.eval(), inputs, str(path), input_names=names, output_names=outputs, opset_version=opset, dynamo=True,
+            external_data=False, verbose=False,
+        )  # fmt: skip
+    check_graph(path)
+
+
+def closed_loop_parity(model, plan: Plan, path, env_factory: Callable, seeds: list[int], steps: int) -> float:
+    """Largest difference of an action between PyTorch and the exported graph, each rolling out its own environment with
+    the same noise, over whole episodes of at most `steps`."""
+    from control.policies.policy import DiffusionPolicy
+    from deploy.runtime.policy import StreamingPolicy
+
+    runtime, worst = StreamingPolicy(path), 0.0
+    for seed in seeds:
+        torch_policy = DiffusionPolicy(model, plan)
+        torch_policy.reset([seed])
+        runtime.reset(seed)
+        envs = [env_factory(), env_factory()]
+        seen = [env.reset(seed=seed)[0] for env in envs]
+        for _ in range(steps):
+            a = torch_policy.select_action({name: value[None] for name, value in seen[0].items()})[0]
+            b = runtime.select_action(seen[1])
+            worst = max(worst, float(np.abs(a - b).max()))
+            results = [env.step(action) for env, action in zip(envs, (a, b), strict=True)]
+            seen = [result[0] for result in results]
+            if any(result[2] or result[3] for result in results):
+                break
+    return worst

@@ -1,0 +1,76 @@
+"""`tutelage export` for policies: CONFIG CHECKPOINT OUT.onnx, one of the config's plans."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from common.errors import ConfigError
+from deploy.policy_export import closed_loop_parity, export_policy
+from deploy.runtime.manifest import sha256
+
+TOLERANCE = 1e-4
+
+
+def load_policy(config, checkpoint: str):
+    """The config's model with a checkpoint's (averaged) weights, in evaluation mode."""
+    from common.engine.checkpoint import load_weights
+    from control.policies.model import build
+
+    model = build(config.model)
+    load_weights(model, checkpoint)
+    return model.eval()
+
+
+def plans(config) -> dict[str, dict]:
+    """The plans that the config evaluates, by name."""
+    return dict((config.get("test_cfg") or {}).get("plans") or {})
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="tutelage export", description="Export a policy: step, encoder, manifest.")
+    parse.add_argument("config")
+    parse.add_argument("checkpoint")
+    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse.add_argument("--plan", help="one of the config's test_cfg.plans; default: the last")
+    parse.add_argument("--episodes", type=int, default=2, help="whole episodes of the parity check; 0: none")
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, then roll both out; 1 if their actions differ by more than 1e-4 of the action range."""
+    args = parser().parse_args(argv)
+    from common.engine.config import load_config, parse_options
+    from control.demonstrations.collect import EVALUATION_SEEDS
+    from control.envs import make
+    from control.policies.model import build
+
+    if args.out.suffix != ".onnx":
+        raise ConfigError(f"{args.out}: the exported file must end in .onnx")
+    config = load_config(args.config, parse_options(args.cfg_options))
+    known = plans(config)
+    name = args.plan or next(reversed(known), None)
+    if name not in known:
+        raise ConfigError(f"--plan {name}: the config has the plans {', '.join(known) or 'none'} (test_cfg.plans)")
+    model = load_policy(config, args.checkpoint)
+    chosen = {key: value for key, value in known[name].items() if key != "primer"}
+    plan = build(chosen, horizon=model.horizon)
+    task, names = config.test_cfg.task, tuple(model.encoder.encoders)
+    env = make(task, observe=names)
+    observation, _ = env.reset(seed=EVALUATION_SEEDS)
+    manifest = export_policy(
+        model, plan, observation, args.out, rate_hz=env.unwrapped.control_hz, task=task,
+        source={"config": Path(args.config).name, "checkpoint": Path(args.checkpoint).name, "plan": name,
+                "checkpoint_sha256": sha256(args.checkpoint), "torch": torch.__version__},
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in (args.out, args.out.with_name(manifest.encoder))) / 2**20
+    print(f"{args.out}: plan {name}, {plan.evaluations} evaluations per call of {plan.execute} actions, {size:.1f} MiB")
+    if not args.episodes:
+        return 0
+    seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + args.episodes))
+    steps = env.spec.max_episode_steps if env.spec else 10_000
+    gap = closed_loop_parity(model, plan, args.out, lambda: make(task, observe=names), seeds, steps)
+    limit = TOLERANCE * max(1.0, float((model.actions.high - model.actions.low).max()) / 2)
+    print(f"closed loop over {args.episodes} episodes: actions differ by at most {gap:.2e} (limit {limit:.2e})")
+    return 0 if gap <= limit else 1

@@ -1,0 +1,101 @@
+"""`tutelage rollout OUT.onnx TASK`: an exported policy in closed loop with its task, through deploy.runtime alone."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.envs import make
+from control.rollout import Outcome, as_records, rollout, summary
+from deploy.runtime.control_loop import ControlLoop
+from deploy.runtime.policy import StreamingPolicy
+
+
+class RuntimeActor:
+    """One `StreamingPolicy` per environment behind the interface of `control.rollout`."""
+
+    def __init__(self, path: Path):
+        self.path, self.policies = path, []
+
+    def reset(self, seeds=None, mask=None) -> None:
+        while len(self.policies) < len(seeds):
+            self.policies.append(StreamingPolicy(self.path))
+        for index, seed in enumerate(seeds):
+            if mask is None or mask[index]:
+                self.policies[index].reset(seed)
+
+    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        count = len(next(iter(observation.values())))
+        one_by_one = [{name: values[i] for name, values in observation.items()} for i in range(count)]
+        return np.stack([policy.select_action(one) for policy, one in zip(self.policies, one_by_one, strict=False)])
+
+
+class _Finished(Exception):
+    """The episode is over."""
+
+
+def real_time(path: Path, task: str, seed: int, hz: float, safe_action=None) -> tuple[Outcome, dict]:
+    """One episode in real time at `hz`: the simulation takes the place of the robot and does not wait for the policy.
+
+    A tick whose action is missing gets the held, extrapolated or safe action (`ControlLoop`). Returns the outcome and
+    the loop's summary.
+    """
+    policy = StreamingPolicy(path)
+    policy.warm_up()
+    policy.reset(seed)
+    env = make(task, observe=tuple(one.name for one in policy.manifest.observations))
+    seen, info = env.reset(seed=seed)
+    state = {"observation": seen, "success": bool(info["success"]), "steps": 0, "info": info}
+
+    def send(action: np.ndarray, tick: int) -> None:
+        state["observation"], _, ended, cut, state["info"] = env.step(action)
+        state["steps"] += 1
+        state["success"] |= bool(state["info"]["success"])
+        if ended or cut or state["success"]:
+            raise _Finished
+
+    if safe_action is None:
+        safe_action = (np.asarray(policy.manifest.action_low) + np.asarray(policy.manifest.action_high)) / 2
+    loop = ControlLoop(policy, lambda: state["observation"], send, np.asarray(safe_action, np.float32), hz)
+    try:
+        loop.run(100_000)
+    except _Finished:
+        pass
+    finally:
+        env.close()
+    return Outcome(seed, state["success"], state["steps"], float(state["success"]), state["info"]), loop.summary()
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="tutelage rollout", description=__doc__.split("\n")[0])
+    parse.add_argument("model", type=Path, help="ONNX file of a policy; manifest and encoder beside it")
+    parse.add_argument("task", help="e.g. MetaWorld-reach-v3")
+    parse.add_argument("--episodes", type=int, default=20)
+    parse.add_argument("--seed", type=int, default=EVALUATION_SEEDS, help="first layout seed")
+    parse.add_argument("--hz", type=float, help="run in real time at this control rate, one episode at a time")
+    parse.add_argument("--out", type=Path, help="write every episode to this JSON file")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    seeds = range(args.seed, args.seed + args.episodes)
+    if args.hz:
+        results = [real_time(args.model, args.task, seed, args.hz) for seed in seeds]
+        outcomes = [outcome for outcome, _ in results]
+        worst = max(timing["max_ms"] for _, timing in results)
+        rate = float(np.mean([timing["miss_rate"] for _, timing in results]))
+        print(f"at {args.hz:g} Hz: slowest call {worst:.2f} ms, miss rate {rate:.4f}")
+    else:
+        manifest = StreamingPolicy(args.model).manifest
+        observe = tuple(one.name for one in manifest.observations)
+        outcomes = rollout(RuntimeActor(args.model), args.task, seeds, observe=observe, progress=True)
+    found = summary(outcomes)
+    low, high = found["success_low"], found["success_high"]
+    print(f"success {found['success']:.3f} [{low:.3f}, {high:.3f}] (95 % Wilson) over {len(outcomes)} episodes, "
+          f"{found['steps']:.1f} steps")  # fmt: skip
+    if args.out:
+        args.out.write_text(json.dumps(as_records(outcomes), default=str) + "\n")
+    return 0

@@ -1,0 +1,99 @@
+"""OUT.json of an exported policy: observations, buffer, levels, rates, limits, statistics and the files' hashes."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ManifestError
+from .manifest import sha256
+
+SCHEMA = "tutelage-policy/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationSpec:
+    """One observation of one step: shape without batch and steps, dtype, and the data's range per last dimension
+    (empty where none was taken)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyManifest:
+    """What the host has to know.
+
+    observed: O steps of observation, oldest first. horizon T, action_dim A: the buffer (1, T, A). first, execute: a
+    call returns actions `first` to `first + execute` control steps after its observation. evaluations: of the network
+    per call. fresh: rows of new noise a call wants (1, fresh, A). stochastic: whether it also wants `noise`
+    (evaluations, 1, T, A). resting: levels before a call (T,). action_low, action_high: range of the demonstrations;
+    the graph returns nothing outside. rate_hz: control rate.
+    """
+
+    model: str
+    sha256: str
+    encoder: str
+    encoder_sha256: str
+    opset: int
+    observations: tuple[ObservationSpec, ...]
+    observed: int
+    horizon: int
+    action_dim: int
+    condition_dim: int
+    first: int
+    execute: int
+    evaluations: int
+    fresh: int
+    stochastic: bool
+    resting: tuple[float, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    rate_hz: float
+    task: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def save(self, path: str | Path) -> None:
+        """Write plain JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, onnx_path: str | Path) -> "PolicyManifest":
+        """Read the manifest beside an ONNX file and hold it against the hashes of both files.
+
+        Raises: ManifestError if a file is missing, the JSON is cut short or of another schema, or a hash differs.
+        """
+        onnx_path = Path(onnx_path)
+        path = onnx_path.with_suffix(".json")
+        for file in (onnx_path, path):
+            if not file.is_file():
+                raise ManifestError(f"{file} is missing: export again, or keep the exported files together")
+        try:
+            raw = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} is not JSON ({error}); export again") from None
+        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+            got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+            raise ManifestError(f"{path}: schema is {got!r}, this runtime reads {SCHEMA!r}; export again")
+        try:
+            typed = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+            typed["observations"] = tuple(
+                ObservationSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
+                for one in raw["observations"]
+            )
+            manifest = cls(**typed)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ManifestError(
+                f"{path}: a key is missing, unknown or of the wrong form ({error}); export again"
+            ) from None
+        encoder = onnx_path.with_name(manifest.encoder)
+        for file, digest in ((onnx_path, manifest.sha256), (encoder, manifest.encoder_sha256)):
+            if not file.is_file():
+                raise ManifestError(f"{file} is missing: export again, or keep the exported files together")
+            if sha256(file) != digest:
+                raise ManifestError(f"{file.name} is not the file {path.name} describes; export again")
+        return manifest
