@@ -97,7 +97,7 @@ def report(work_dir: Path, results: dict, parity: str, bench: str, settings: dic
         "",
         "## ONNX against PyTorch",
         "",
-        *(line for line in parity.splitlines() if line.startswith("|")),
+        *(line for line in parity[parity.index("| max abs") :].splitlines() if line.startswith("|")),
         "",
         *(line for line in parity.splitlines() if line.startswith(("passed", "FAILED"))),
         "",
