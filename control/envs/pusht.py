@@ -31,8 +31,8 @@ def legacy_start(seed: int) -> np.ndarray:
 class PushT:
     """State: agent and corners of the T (18), pixels in 0..512. Action: target of the agent, pixels, 10 Hz.
 
-    info: `coverage`, the part of the goal that is covered, and `success`, coverage above 0.95; the published score of
-    an episode is the largest coverage / 0.95, at most 1. The episode is decided by success.
+    info: `coverage`, the part of the goal that is covered; `success`, coverage above 0.95; `score`, coverage / 0.95, at
+    most 1, whose largest value is the published score of an episode. The episode is decided by success.
     """
 
     control_hz = 10.0
@@ -58,7 +58,8 @@ class PushT:
         return corner_state(self._observation).astype(np.float32)
 
     def info(self) -> dict:
-        return {"success": self._coverage > self.native.success_threshold, "coverage": self._coverage}
+        goal = self.native.success_threshold
+        return {"success": self._coverage > goal, "coverage": self._coverage, "score": min(1.0, self._coverage / goal)}
 
     def frame(self, height: int, width: int) -> np.ndarray:
         side = min(height, width)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from common.engine.loops import unwrap
 from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
+from control.policies.cloning import CloningModel, CloningPolicy
 from control.policies.model import build
 from control.policies.policy import DiffusionPolicy
 from control.rollout import as_records, rollout, summary
@@ -62,6 +63,16 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
+def actor(model, plan: dict):
+    """What rolls a model out: a cloning model by itself, a diffusion policy with the plan that the config describes
+    (its key `primer` is the policy's)."""
+    if isinstance(model, CloningModel):
+        return CloningPolicy(model)
+    plan = dict(plan)
+    primer = plan.pop("primer", "zero")
+    return DiffusionPolicy(model, build(plan, horizon=model.horizon), primer)
+
+
 @LOOPS.register_module()
 class RolloutLoop(BaseLoop):
     """Rolls every plan out on every held-out layout.
@@ -83,9 +94,7 @@ class RolloutLoop(BaseLoop):
         seeds = list(self.dataloader.dataset.seeds)
         observe = tuple(model.encoder.encoders)
         for name, config in self.plans.items():
-            config = dict(config)
-            primer = config.pop("primer", "zero")
-            policy = DiffusionPolicy(model, build(config, horizon=model.horizon), primer)
+            policy = actor(model, config)
             outcomes = rollout(
                 policy, self.task, seeds, parallel=self.parallel, observe=observe, progress=True, **self.kwargs
             )

@@ -21,6 +21,28 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_beside(onnx_path: Path, schema: str) -> tuple[Path, dict]:
+    """The JSON beside an ONNX file, and its path.
+
+    Raises: ManifestError if a file is missing, or the JSON is cut short or of another schema.
+    """
+    path = onnx_path.with_suffix(".json")
+    if not onnx_path.is_file():
+        raise ManifestError(
+            f"{onnx_path} does not exist: write it with `tutelage export CONFIG CHECKPOINT {onnx_path}`"
+        )
+    if not path.is_file():
+        raise ManifestError(f"{path} is missing: keep the manifest beside {onnx_path.name}, or export again")
+    try:
+        raw = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} is not JSON ({error}); export again") from None
+    if not isinstance(raw, dict) or raw.get("schema") != schema:
+        got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
+        raise ManifestError(f"{path}: schema is {got!r}, this runtime reads {schema!r}; export again")
+    return path, raw
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """One input or output of the graph. A dimension is a number, or a letter where it is free."""
@@ -157,20 +179,7 @@ class Manifest:
         Raises: ManifestError if a file is missing, the JSON is cut short or of another schema, or the hash differs.
         """
         onnx_path = Path(onnx_path)
-        path = onnx_path.with_suffix(".json")
-        if not onnx_path.is_file():
-            raise ManifestError(
-                f"{onnx_path} does not exist: write it with `tutelage export CONFIG CHECKPOINT {onnx_path}`"
-            )
-        if not path.is_file():
-            raise ManifestError(f"{path} is missing: keep the manifest beside {onnx_path.name}, or export again")
-        try:
-            raw = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{path} is not JSON ({error}); export again") from None
-        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-            got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise ManifestError(f"{path}: schema is {got!r}, this runtime reads {SCHEMA!r}; export again")
+        path, raw = read_beside(onnx_path, SCHEMA)
         names = cls.__dataclass_fields__
         missing = [name for name in names if name not in raw and name not in ("source",)]
         unknown = [name for name in raw if name not in names]

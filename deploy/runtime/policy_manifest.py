@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManifestError
-from .manifest import sha256
+from .manifest import read_beside, sha256
 
 SCHEMA = "tutelage-policy/1"
 
@@ -68,17 +68,7 @@ class PolicyManifest:
         Raises: ManifestError if a file is missing, the JSON is cut short or of another schema, or a hash differs.
         """
         onnx_path = Path(onnx_path)
-        path = onnx_path.with_suffix(".json")
-        for file in (onnx_path, path):
-            if not file.is_file():
-                raise ManifestError(f"{file} is missing: export again, or keep the exported files together")
-        try:
-            raw = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ManifestError(f"{path} is not JSON ({error}); export again") from None
-        if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
-            got = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
-            raise ManifestError(f"{path}: schema is {got!r}, this runtime reads {SCHEMA!r}; export again")
+        path, raw = read_beside(onnx_path, SCHEMA)
         try:
             typed = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
             typed["observations"] = tuple(
@@ -93,7 +83,7 @@ class PolicyManifest:
         encoder = onnx_path.with_name(manifest.encoder)
         for file, digest in ((onnx_path, manifest.sha256), (encoder, manifest.encoder_sha256)):
             if not file.is_file():
-                raise ManifestError(f"{file} is missing: export again, or keep the exported files together")
+                raise ManifestError(f"{file} is missing: keep the exported files together, or export again")
             if sha256(file) != digest:
                 raise ManifestError(f"{file.name} is not the file {path.name} describes; export again")
         return manifest

@@ -32,6 +32,7 @@ model = dict(
 )
 val_cfg.update(
     plans=dict(
+        DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, eta=1.0),
         DDIM10=dict(type=chunk_plan, execute=8, evaluations=10),
         streaming=dict(type=ladder_plan, execute=2, evaluations=1),
     )

@@ -10,7 +10,7 @@ demonstrations = "data/pusht/pusht_cchi_v7_replay.zarr.zip"
 iterations = 20_000
 train_dataloader["dataset"].update(path=demonstrations)
 model.update(action_dim=2, encoders=dict(state=dict(type=StateEncoder, width=18)))
-val_cfg.update(task=task, score="coverage")
+val_cfg.update(task=task, score="score")
 test_cfg = val_cfg
 train_cfg.update(max_iters=iterations, val_interval=iterations)
 param_scheduler[1].update(end=iterations)

@@ -10,6 +10,7 @@ from common import cli
 from common.engine.config import load_config
 from common.engine.test import test as evaluate
 from common.engine.train import train
+from common.engine.workdir import read_metrics
 from control.demonstrations.collect import Settings, collect
 from control.workers import local_pool
 
@@ -98,3 +99,22 @@ def test_the_ranges_of_a_loaded_checkpoint_are_kept(data, tmp_path):
     train(cfg)
     a, b = (weights(tmp_path / name, 4)["encoder.encoders.state.normaliser.low"] for name in ("first", "second"))
     np.testing.assert_array_equal(a, b)
+
+
+def test_behaviour_cloning_is_trained_and_rolled_out_by_the_same_commands(data, tmp_path):
+    options = {
+        "task": "TwoRoutes-v0",
+        "demonstrations": str(data),
+        "iterations": 120,
+        "batch_size": 64,
+        "model.action_dim": 2,
+        "model.encoders.state.width": 10,
+        "val_dataloader.dataset.count": 3,
+    }
+    cfg = load_config("configs/control/sdp/cloning_metaworld_state.py", options)
+    cfg.work_dir = str(tmp_path)
+    runner = train(cfg)
+    metrics = {name: scalar.current() for name, scalar in runner.message_hub.log_scalars.items()}
+    assert 0 <= metrics["val/BC/success"] <= 1
+    losses = [row["loss"] for row in read_metrics(tmp_path)]
+    assert losses[-1] < 0.5 * losses[0] if len(losses) > 1 else losses[0] < 0.5
