@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.diffusion.process import Process
@@ -72,11 +71,15 @@ class Denoiser(nn.Module):
         x0 = self.x0(x, t, out)
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
+    def error(self, x0: Tensor, t: Tensor, eps: Tensor, *condition) -> Tensor:
+        """Squared error of the prediction, of x0's shape."""
+        out = self.net(self.process.noise(x0, t, eps), t, *condition)
+        return (out - self.target(x0, t, eps)).square()
+
     def loss(self, x0: Tensor, t: Tensor, eps: Tensor, *condition, weight: Tensor | None = None) -> Tensor:
         """Mean squared error of the prediction; `weight` broadcasts against x0, and the mean is over its mass."""
-        out = self.net(self.process.noise(x0, t, eps), t, *condition)
-        target = self.target(x0, t, eps)
+        error = self.error(x0, t, eps, *condition)
         if weight is None:
-            return F.mse_loss(out, target)
+            return error.mean()
         weight = weight.expand_as(x0)
-        return (weight * (out - target).square()).sum() / weight.sum().clamp_min(1e-8)
+        return (weight * error).sum() / weight.sum().clamp_min(1e-8)

@@ -53,12 +53,13 @@ class Ladder:
         """(T,) float64: the levels just before a call, (chunk + 1) / h."""
         return (self.chunk() + 1).double() / self.chunks
 
-    def needs(self, steps: int, name: str = "steps") -> None:
-        """Raises ConfigError unless h divides `steps`: otherwise the levels drift from call to call."""
-        if steps % self.chunks:
+    def needs(self, steps: int, name: str = "steps", evaluations: int = 1) -> None:
+        """Raises ConfigError unless h * evaluations divides `steps`: otherwise the levels drift from call to call."""
+        multiple = self.chunks * evaluations
+        if steps % multiple:
             raise ConfigError(
                 f"ladder of {self.chunks} chunks (horizon {self.horizon}, prefix {self.prefix}, execute "
-                f"{self.execute}) and {name}={steps}: {name} must be a multiple of {self.chunks}, or the levels never "
+                f"{self.execute}) and {name}={steps}: {name} must be a multiple of {multiple}, or the levels never "
                 "return to the resting pattern"
             )
 

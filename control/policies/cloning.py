@@ -1,7 +1,5 @@
 """Plain behaviour cloning: an MLP from the last observations to the next action. The honest small baseline."""
 
-from collections import deque
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from control.policies.encoders import ObservationEncoder
+from control.policies.history import ObservationHistory
 from control.policies.model import build
 from control.policies.normaliser import MinMaxNormaliser
 from control.policies.policy import NotReset
@@ -48,23 +47,16 @@ class CloningPolicy:
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
         if mask is None or self._history is None:
-            self._history = [None] * len(seeds or [0])
-        for index in np.flatnonzero(mask) if mask is not None else ():
-            self._history[index] = None
+            batch = len(seeds or [0])
+            self._history = ObservationHistory(self.model.encoder.encoders, self.model.observed, batch)
+            return
+        for index in np.flatnonzero(mask):
+            self._history.restart(index)
 
     @torch.no_grad()
     def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """(B, A)."""
         if self._history is None:
             raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
-        names, observed = list(self.model.encoder.encoders), self.model.observed
-        for index in range(len(self._history)):
-            now = {name: np.asarray(observation[name][index]) for name in names}
-            if self._history[index] is None:
-                self._history[index] = deque([now] * observed, maxlen=observed)
-            else:
-                self._history[index].append(now)
-        stacked = {
-            name: torch.from_numpy(np.stack([[step[name] for step in one] for one in self._history])) for name in names
-        }
-        return self.model.actions.inverse(self.model(stacked).clamp(-1, 1)).numpy()
+        self._history.append(observation)
+        return self.model.actions.inverse(self.model(self._history.stacked()).clamp(-1, 1)).numpy()

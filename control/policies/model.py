@@ -86,9 +86,7 @@ class DiffusionPolicyModel(BaseModel):
         t = levels.to(action)[..., None]
         x0 = self.actions(action)
         eps = torch.randn_like(x0)
-        condition = self.condition(observation)
-        out = self.denoiser.net(self.process.noise(x0, t, eps), t, condition)
-        error = (out - self.denoiser.target(x0, t, eps)).square().mean(-1)
+        error = self.denoiser.error(x0, t, eps, self.condition(observation)).mean(-1)
         noisy = (t[..., 0] > 0).to(error)  # a clean prefix is given, not learnt
         per_sample = (error * noisy).sum(1) / noisy.sum(1).clamp_min(1)
         losses = {"loss": (error * noisy).sum() / noisy.sum().clamp_min(1)}

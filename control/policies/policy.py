@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.policies.history import ObservationHistory
 from control.policies.model import DiffusionPolicyModel
 from control.policies.noise import NoiseSource
 from control.policies.streaming import Plan, StreamState, chunk_plan, reset_where, start_state, stream
@@ -43,7 +44,7 @@ class DiffusionPolicy:
         seeds = [0] if seeds is None else list(seeds)
         if mask is None or self.state is None:
             self.noise = NoiseSource(seeds)
-            self._history = [None] * len(seeds)
+            self._history = self._new_history(len(seeds))
             self._queue = [deque() for _ in seeds]
             self._begin = torch.ones(len(seeds), dtype=torch.bool)
             shape = (len(seeds), self.plan.horizon)
@@ -51,8 +52,12 @@ class DiffusionPolicy:
             return
         for index in np.flatnonzero(mask):
             self.noise.restart(int(index), seeds[index])
-            self._history[index], self._begin[index] = None, True
+            self._history.restart(index)
+            self._begin[index] = True
             self._queue[index].clear()
+
+    def _new_history(self, batch: int) -> ObservationHistory:
+        return ObservationHistory(self.model.encoder.encoders, self.model.observed, batch)
 
     @property
     def batch(self) -> int:
@@ -94,32 +99,14 @@ class DiffusionPolicy:
         """Take the current step into the history without asking for an action."""
         if self.state is None:
             raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
-        for name in self.model.encoder.encoders:
-            if name not in observation:
-                raise ValueError(f"observation {name!r} is missing; the policy observes {list(observation)}")
-            values = np.asarray(observation[name])
-            if len(values) != self.batch or not np.isfinite(values).all():
-                raise ValueError(
-                    f"observation {name!r} is {values.shape}, finite: {bool(np.isfinite(values).all())}; wanted finite "
-                    f"values for {self.batch} environments"
-                )
-        for index in range(self.batch):
-            now = {name: np.asarray(observation[name][index]) for name in self.model.encoder.encoders}
-            if self._history[index] is None:
-                self._history[index] = deque([now] * self.model.observed, maxlen=self.model.observed)
-            else:
-                self._history[index].append(now)
+        self._history.append(observation)
 
     @torch.no_grad()
     def _call(self, due: np.ndarray) -> np.ndarray:
         """One call for the environments that are due; the others' streams do not move. (B, execute, A)."""
         mask = torch.from_numpy(due)
         rows = np.flatnonzero(due)
-        stacked = {
-            name: torch.from_numpy(np.stack([[step[name] for step in self._history[i]] for i in rows]))
-            for name in self.model.encoder.encoders
-        }
-        condition = self.model.condition(stacked)
+        condition = self.model.condition(self._history.stacked(rows))
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             self.evaluations += 1
@@ -164,7 +151,7 @@ def snapshot(policy: DiffusionPolicy) -> dict:
     """Everything a policy carries in mid-episode; `restore` continues exactly from it."""
     return {
         "state": StreamState(*(part.clone() for part in policy.state)),
-        "history": [None if one is None else list(one) for one in policy._history],
+        "history": [None if one is None else list(one) for one in policy._history.steps],
         "queue": [list(queue) for queue in policy._queue],
         "begin": policy._begin.clone(),
         "noise": [g.bit_generator.state for g in policy.noise.generators],
@@ -177,7 +164,7 @@ def restore(policy: DiffusionPolicy, stored: dict) -> None:
     policy.reset(list(range(count)))
     policy.state = StreamState(*(part.clone() for part in stored["state"]))
     observed = policy.model.observed
-    policy._history = [None if one is None else deque(one, maxlen=observed) for one in stored["history"]]
+    policy._history.steps = [None if one is None else deque(one, maxlen=observed) for one in stored["history"]]
     policy._queue = [deque(queue) for queue in stored["queue"]]
     policy._begin = stored["begin"].clone()
     for generator, state in zip(policy.noise.generators, stored["noise"], strict=True):

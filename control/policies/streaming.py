@@ -76,11 +76,8 @@ def ladder_plan(
     if prefix not in PREFIXES:
         raise ConfigError(f"prefix={prefix!r}: choose one of {', '.join(PREFIXES)}")
     ladder = Ladder(horizon=horizon, execute=execute, prefix=first)
-    if steps is not None and steps % (ladder.chunks * evaluations):
-        raise ConfigError(
-            f"ladder of {ladder.chunks} chunks with {evaluations} evaluations per call on a process of {steps} levels: "
-            f"the levels must be a multiple of {ladder.chunks * evaluations}"
-        )
+    if steps is not None:
+        ladder.needs(steps, "the process's steps", evaluations)
     resting = ladder.resting()
     after = (resting - 1 / ladder.chunks).clamp_min(0)
     after[: first + execute] = 0
