@@ -46,13 +46,18 @@ def demonstrations(work_dir: Path, task: str, count: int) -> Path:
     return folder
 
 
-def trainings(work_dir: Path, tasks: list[str], seeds: list[int], iterations: int, count: int) -> dict:
-    """(task, config) -> one training per seed."""
+CONFIGS = tuple(dict.fromkeys(config for config, *_ in ROWS.values()))
+
+
+def trainings(
+    work_dir: Path, tasks: list[str], seeds: list[int], iterations: int, count: int, configs: tuple[str, ...] = CONFIGS
+) -> dict:
+    """(task, config) -> one training per seed, of demonstrations that are collected where they are missing."""
     jobs = {}
     for task in tasks:
         env = make(task)
         data = demonstrations(work_dir, task, count)
-        for config in dict.fromkeys(config for config, *_ in ROWS.values()):
+        for config in configs:
             jobs[task, config] = []
             for seed in seeds:
                 folder = work_dir / task / config / f"seed{seed}"

@@ -16,7 +16,7 @@ VERBS = {
     "collect": ("control.demonstrations.collect", "roll scripted experts out and keep their successes", "control"),
     "export": ("deploy.export_command", "write ONNX, manifest and parity report", "perception"),
     "rollout": ("deploy.rollout", "an exported policy in closed loop with its task", "control"),
-    "bench": ("deploy.bench", "latency, jitter, parity and memory of an export", "deploy"),
+    "bench": ("deploy.bench_command", "latency, jitter, parity and memory of an export", "deploy"),
     "doctor": ("common.engine.doctor", "check versions, ops, libraries, GPU, data sets, names", "perception"),
 }
 OWN_PACKAGES = ("common", "perception", "control", "deploy")

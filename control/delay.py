@@ -26,10 +26,10 @@ class DelayedActor:
         self._plan: np.ndarray | None = None  # (n, B, A) actions from now on
         self._last = np.repeat(self.idle[None], len(seeds), 0)
 
-    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
         """(B, A) for this step."""
         if self._step % self.every == 0:
-            chunk = self.policy.predict_action_chunk(observation)[:, self.drop :]
+            chunk = self.policy.predict_action_chunk(observation, active)[:, self.drop :]
             self._arriving.append((self._step + self.delay, chunk.swapaxes(0, 1)))
         else:
             self.policy.observe(observation)

@@ -1,4 +1,4 @@
-"""`make demo-control`: demonstrations, one network, three ways to run it, an ONNX file, a robot's loop, a report."""
+"""`make demo-control`: demonstrations, one network, four ways to run it, an ONNX file, a robot's loop, a report."""
 
 import argparse
 import json
@@ -13,33 +13,44 @@ from common.engine.experiments import Job, run
 from control.demonstrations.collect import EVALUATION_SEEDS, Settings, collect
 from control.envs import make
 from control.pictures import latency_plot, save_png, strip
+from control.policies.evaluation import actor
 from control.policies.model import build
 from control.policies.policy import DiffusionPolicy
-from control.policies.streaming import chunk_plan, ladder_plan
-from control.rollout import rollout, summary
+from control.rollout import wilson
 
 CONFIG = "configs/control/sdp/streaming_metaworld_state.py"
-PLANS = {
-    "Diffusion Policy, DDPM-100": lambda T: chunk_plan(T, 8, 100, eta=1.0),
-    "Diffusion Policy, DDIM-10": lambda T: chunk_plan(T, 8, 10),
-    "Streaming Diffusion Policy": lambda T: ladder_plan(T, 8, 50, eta=1.0),
-    "ladder, one evaluation per call": lambda T: ladder_plan(T, 2),
+TITLES = {  # the config's plans
+    "DDPM100": "Diffusion Policy, DDPM-100",
+    "DDIM10": "Diffusion Policy, DDIM-10",
+    "SDP": "Streaming Diffusion Policy's ladder",
+    "streaming": "ladder, one evaluation per call",
 }
-DEPLOYED = "ladder, one evaluation per call"
+DEPLOYED = "streaming"
 
 
-def train(work_dir: Path, task: str, data: Path, iterations: int, seed: int):
-    """Train, or find trained, and return config and model with the averaged weights."""
+def training(work_dir: Path, task: str, data: Path, iterations: int, episodes: int, seed: int) -> Job:
+    """One network for all plans; its training ends with the rollouts on the held-out layouts."""
+    env = make(task)
+    options = {
+        "task": task,
+        "demonstrations": str(data),
+        "model.action_dim": env.action_space.shape[0],
+        "model.encoders.state.width": env.observation_space["state"].shape[0],
+        "val_dataloader.dataset.count": episodes,
+        "val_evaluator.out_dir": str(work_dir / "policy" / "evaluation"),
+    }
+    return Job("policy", CONFIG, work_dir / "policy", iterations, options, seed)
+
+
+def trained(job: Job):
+    """The config of a finished training and its model with the averaged weights."""
     from common.engine.checkpoint import load_weights
     from common.engine.config import load_config
 
-    options = {"task": task, "demonstrations": str(data)}
-    job = Job("policy", CONFIG, work_dir / "policy", iterations, options, seed)
-    run([job])
-    config = load_config(CONFIG, options)
+    config = load_config(job.config, job.options)
     model = build(config.model)
     load_weights(model, str(job.checkpoint))
-    return job, model.eval()
+    return config, model.eval()
 
 
 def step_times(policy: DiffusionPolicy, task: str, steps: int) -> np.ndarray:
@@ -86,8 +97,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo_control"))
     parse.add_argument("--task", default="MetaWorld-drawer-open-v3")
     parse.add_argument("--demonstrations", type=int, default=50)
-    parse.add_argument("--iterations", type=int, default=3000)
+    parse.add_argument("--iterations", type=int, default=4000)
     parse.add_argument("--episodes", type=int, default=20, help="held-out layouts per way of running")
+    parse.add_argument("--steps", type=int, default=200, help="timed control steps per way of running")
     parse.add_argument("--seed", type=int, default=0)
     return parse
 
@@ -100,26 +112,24 @@ def main(argv: list[str] | None = None) -> int:
     print("1/5 collect demonstrations", flush=True)
     if not data.exists():
         print(json.dumps(collect(Settings(args.task), data, args.demonstrations)), flush=True)
-    print("2/5 train one network on a mixture of noise levels", flush=True)
-    job, model = train(work_dir, args.task, data, args.iterations, args.seed)
-    print("3/5 roll it out as Diffusion Policy, as Streaming Diffusion Policy and as a ladder", flush=True)
-    rows, times, pictures = [], {}, []
-    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + args.episodes)
-    for name, plan in PLANS.items():
-        policy = DiffusionPolicy(model, plan(model.horizon))
-        found = summary(rollout(policy, args.task, seeds, progress=True))
-        times[name] = step_times(policy, args.task, 64)
-        pictures.append(save_png(strip(frames(policy, args.task, EVALUATION_SEEDS)), work_dir / f"{len(rows)}.png"))
-        rows.append(_row(name, plan(model.horizon), found, times[name]))
+    print("2/5 train one network on a mixture of noise levels, and roll it out with every plan", flush=True)
+    job = training(work_dir, args.task, data, args.iterations, args.episodes, args.seed)
+    metrics = run([job])[job.name]
+    config, model = trained(job)
+    print("3/5 time every control step, one environment at a time", flush=True)
+    rows, times, pictures = [], {}, {}
+    for name, title in TITLES.items():
+        policy = actor(model, config.val_cfg.plans[name])
+        times[title] = step_times(policy, args.task, args.steps)
+        pictures[title] = save_png(strip(frames(policy, args.task, EVALUATION_SEEDS)), work_dir / f"{name}.png")
+        rows.append(_row(title, policy.plan, metrics, name, args.episodes, times[title]))
         print(rows[-1], flush=True)
     rate = make(args.task).unwrapped.control_hz
     latency_plot(times, 1e3 / rate, work_dir / "latency.png")
     print("4/5 export and check the closed loop", flush=True)
     onnx = work_dir / "policy.onnx"
-    options = [f"task={args.task}", f"demonstrations={data}"]
-    exported = tutelage(
-        "export", CONFIG, str(job.checkpoint), str(onnx), "--plan", "streaming", "--cfg-options", *options
-    )
+    options = [f"{key}={value}" for key, value in job.options.items() if key not in ("val_evaluator.out_dir",)]
+    exported = tutelage("export", CONFIG, str(job.checkpoint), str(onnx), "--plan", DEPLOYED, "--cfg-options", *options)
     print("5/5 drive the task by the ONNX file through deploy.runtime", flush=True)
     driven = tutelage("rollout", str(onnx), args.task, "--episodes", str(args.episodes))
     driven += tutelage("rollout", str(onnx), args.task, "--episodes", "2", "--hz", f"{rate:g}")
@@ -128,18 +138,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _row(name: str, plan, found: dict, times: np.ndarray) -> str:
-    interval = f"{found['success']:.2f} [{found['success_low']:.2f}, {found['success_high']:.2f}]"
-    per_action = plan.evaluations / plan.execute
+def _row(title: str, plan, metrics: dict, name: str, episodes: int, times: np.ndarray) -> str:
+    rate = metrics[f"{name}/success"]
+    low, high = wilson(round(rate * episodes), episodes)
     return (
-        f"| {name} | {interval} | {plan.evaluations} | {per_action:g} | {times.mean():.2f} | "
-        f"{np.percentile(times, 99):.2f} | {times.max():.2f} |"
+        f"| {title} | {rate:.2f} [{low:.2f}, {high:.2f}] | {plan.evaluations} | {plan.evaluations / plan.execute:g} | "
+        f"{times.mean():.2f} | {np.percentile(times, 99):.2f} | {times.max():.2f} |"
     )
 
 
-def _report(work_dir: Path, args, rows: list[str], pictures: list[Path], output: str, seconds: float) -> Path:
+def _report(work_dir: Path, args, rows: list[str], pictures: dict[str, Path], output: str, seconds: float) -> Path:
     lines = [
-        "# Demo: one policy, three ways to run it",
+        "# Demo: one policy, four ways to run it",
         "",
         f"    python -m control.demo --task {args.task} --iterations {args.iterations} --seed {args.seed}",
         "",
@@ -162,8 +172,8 @@ def _report(work_dir: Path, args, rows: list[str], pictures: list[Path], output:
         "## One layout",
         "",
     ]
-    for name, picture in zip(PLANS, pictures, strict=True):
-        lines += [f"{name}:", "", f"![{name}]({picture.name})", ""]
+    for title, picture in pictures.items():
+        lines += [f"{title}:", "", f"![{title}]({picture.name})", ""]
     path = work_dir / "report.md"
     path.write_text("\n".join(lines))
     return path

@@ -16,11 +16,12 @@ Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 class Actor(Protocol):
-    """What a rollout needs of a policy."""
+    """What a rollout needs of a policy. active (B,) bool: whose actions matter, by default all; a policy may leave out
+    the work for the others."""
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None: ...
 
-    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray: ...
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _wave(policy, envs, seeds, score, stop_on_success, record, bar) -> list[Outc
     steps, alive = [0] * count, [True] * count
     while any(alive):
         stacked = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
-        actions = policy.select_action(stacked)
+        actions = policy.select_action(stacked, np.array(alive))
         for i, env in enumerate(envs):
             if not alive[i]:
                 continue

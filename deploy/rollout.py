@@ -26,10 +26,12 @@ class RuntimeActor:
             if mask is None or mask[index]:
                 self.policies[index].reset(seed)
 
-    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
         count = len(next(iter(observation.values())))
-        one_by_one = [{name: values[i] for name, values in observation.items()} for i in range(count)]
-        return np.stack([policy.select_action(one) for policy, one in zip(self.policies, one_by_one, strict=False)])
+        actions = np.zeros((count, len(self.policies[0].manifest.action_low)), np.float32)
+        for i in range(count) if active is None else np.flatnonzero(active):
+            actions[i] = self.policies[i].select_action({name: values[i] for name, values in observation.items()})
+        return actions
 
 
 class _Finished(Exception):

@@ -54,7 +54,7 @@ class CloningPolicy:
             self._history.restart(index)
 
     @torch.no_grad()
-    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
         """(B, A)."""
         if self._history is None:
             raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")

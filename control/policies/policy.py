@@ -63,22 +63,28 @@ class DiffusionPolicy:
     def batch(self) -> int:
         return len(self._history)
 
-    def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """(B, A) actions for this step: from the running chunks, or from new calls where a chunk is used up."""
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
+        """(B, A) actions for this step: from the running chunks, or from new calls where a chunk is used up. No call is
+        made for environments outside `active` (B,) bool; their actions are 0."""
         self.observe(observation)
-        due = np.array([not queue for queue in self._queue])
+        active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
+        due = active & np.array([not queue for queue in self._queue])
         if due.any():
             chunk = self._call(due)
             for index in np.flatnonzero(due):
                 self._queue[index].extend(chunk[index])
-        return np.stack([queue.popleft() for queue in self._queue])
+        actions = np.zeros((self.batch, self.width), np.float32)
+        for index in np.flatnonzero(active):
+            actions[index] = self._queue[index].popleft()
+        return actions
 
-    def predict_action_chunk(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """(B, execute, A): one call for all environments, whatever is left of earlier chunks is dropped."""
+    def predict_action_chunk(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
+        """(B, execute, A): one call for all environments (or those in `active`, the others get 0), whatever is left of
+        earlier chunks is dropped."""
         self.observe(observation)
         for queue in self._queue:
             queue.clear()
-        return self._call(np.ones(self.batch, bool))
+        return self._call(np.ones(self.batch, bool) if active is None else np.asarray(active, bool))
 
     def predict(self, observation, state=None, episode_start=None, deterministic: bool = True):
         """stable-baselines3's recurrent signature: (actions (B, A), state). The state is opaque; pass it back.

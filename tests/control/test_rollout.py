@@ -17,7 +17,7 @@ class Sideways:
         self.sides = [1 if np.random.default_rng(seed).random() < 0.5 else -1 for seed in seeds]
         self.steps = 0
 
-    def select_action(self, observation):
+    def select_action(self, observation, active=None):
         state = observation["state"]
         assert state.shape == (len(self.sides), 10)
         self.steps += 1
@@ -91,7 +91,7 @@ class Counter:
     def observe(self, observation):
         self.now += 1
 
-    def predict_action_chunk(self, observation):
+    def predict_action_chunk(self, observation, active=None):
         self.now += 1
         return np.array([[[100.0 * self.now + i] for i in range(6)]])
 

@@ -187,3 +187,37 @@ print([name for name in sys.modules if name.split(".")[0] in ("control", "common
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=".")
     assert done.stdout.split("\n")[:2] == ["(2,)", "[]"], done.stderr
+
+
+def test_the_benchmark_of_a_policy_times_both_engines_and_its_loop(exported, capsys):
+    from control.policies.policy import DiffusionPolicy
+    from deploy.policy_bench import drawn_observations, measure, table
+
+    model, paths = exported
+    against = DiffusionPolicy(model, PLANS["ladder"])
+    against.reset([0])
+    report = measure(paths["ladder"], steps=60, hz=200, against=against)
+    assert report["onnx"]["n"] == report["torch"]["n"] == 60
+    assert 0 < report["onnx"]["p50_ms"] <= report["onnx"]["p99_ms"] <= report["onnx"]["max_ms"]
+    assert report["evaluations_per_action"] == 0.5 and report["loop"]["hz"] == 200
+    assert 0 <= report["loop"]["miss_rate"] <= 1 and report["loop"]["period_ms"] == 5
+    assert len(report["onnx"]) and "miss rate" in table(report) and "PyTorch / ONNX" in table(report)
+    manifest = StreamingPolicy(paths["ladder"]).manifest
+    drawn = np.stack([one["state"] for one in drawn_observations(manifest, 50)])
+    assert drawn.min() >= -1 and drawn.max() <= 1 and drawn.std(0).min() > 0
+
+
+def test_bench_finds_out_what_was_exported(exported, tmp_path, capsys):
+    from common import cli
+    from deploy.bench_command import bench
+
+    path = exported[1]["ladder"]
+    assert bench(str(path)) == "deploy.policy_bench"
+    (tmp_path / "detector.json").write_text(json.dumps({"schema": "tutelage-detector/1"}))
+    assert bench(str(tmp_path / "detector.onnx")) == bench(str(tmp_path / "none.onnx")) == "deploy.bench"
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", "--steps", "20", "--out", str(out), str(path)]) == 0
+    assert "loop at 20 Hz" in capsys.readouterr().out
+    assert json.loads(out.read_text())["onnx"]["n"] == 20
+    assert cli.main(["bench", "--steps", "0", str(path)]) == 1
+    assert "at least 1" in capsys.readouterr().err

@@ -17,8 +17,8 @@ from control.policies.windows import whole_batch
 
 task = "MetaWorld-reach-v3"
 demonstrations = "data/demonstrations/MetaWorld-reach-v3"
-horizon, observed, steps = 20, 2, 100
-iterations, batch_size = 4000, 256
+horizon, observed, steps = 16, 2, 100
+iterations, batch_size = 4000, 128
 
 train_dataloader = dict(
     batch_size=batch_size,
@@ -41,7 +41,7 @@ val_cfg = dict(type=RolloutLoop, task=task, plans=dict(), parallel=25)
 test_cfg = val_cfg
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=3e-4, betas=(0.95, 0.999), weight_decay=1e-6),
+    optimizer=dict(type=AdamW, lr=1e-3, betas=(0.95, 0.999), weight_decay=1e-6),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [

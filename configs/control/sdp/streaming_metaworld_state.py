@@ -1,7 +1,7 @@
 """One network for every way of running: a noise level per action position, trained on a mixture of level patterns.
 
 0.6 ladders behind a clean prefix of 0 to 4 positions (streaming, with and without delay), 0.2 equal levels (Diffusion
-Policy), 0.2 independent ones. Evaluated as DDPM, as DDIM, and with one network evaluation per call."""
+Policy), 0.2 independent ones. Evaluated as DDPM, as DDIM, as a ladder of chunks, and with one evaluation per call."""
 
 from mmengine.config import read_base
 
@@ -21,7 +21,7 @@ model = dict(
     horizon=horizon,
     observed=observed,
     encoders=dict(state=dict(type=StateEncoder, width=39)),
-    net=dict(type=ConditionalUNet1D, widths=(64, 128, 256), level_width=64, level_scale=float(steps)),
+    net=dict(type=ConditionalUNet1D, widths=(32, 64), level_width=32, level_scale=float(steps)),
     process=dict(type=vp_cosine, steps=steps),
     prediction="x0",
     patterns=dict(
@@ -34,6 +34,7 @@ val_cfg.update(
     plans=dict(
         DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, eta=1.0),
         DDIM10=dict(type=chunk_plan, execute=8, evaluations=10),
+        SDP=dict(type=ladder_plan, execute=8, evaluations=50, eta=1.0),
         streaming=dict(type=ladder_plan, execute=2, evaluations=1),
     )
 )

@@ -9,6 +9,7 @@ task = "PushT-v0"
 demonstrations = "data/pusht/pusht_cchi_v7_replay.zarr.zip"
 iterations = 20_000
 train_dataloader["dataset"].update(path=demonstrations)
+model["net"].update(widths=(64, 128), level_width=64)
 model.update(action_dim=2, encoders=dict(state=dict(type=StateEncoder, width=18)))
 val_cfg.update(task=task, score="score")
 test_cfg = val_cfg

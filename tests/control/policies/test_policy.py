@@ -64,6 +64,26 @@ def test_resetting_one_environment_leaves_the_others_bit_for_bit(model):
     np.testing.assert_allclose(actions[1:2, 9:], fresh, rtol=1e-4, atol=2e-3)
 
 
+def test_environments_that_are_done_cost_no_evaluations_and_change_nothing_for_the_others(model):
+    seen = observations(3, 20)
+    whole = run(DiffusionPolicy(model, PLANS["ladder"]), [1, 2, 3], seen)
+    policy, rows = DiffusionPolicy(model, PLANS["ladder"]), []
+    policy.reset([1, 2, 3])
+    policy.model.condition = lambda observation, of=policy.model.condition: (
+        rows.append(len(observation["state"])) or of(observation)
+    )
+    try:
+        actions = []
+        for k, one in enumerate(seen):
+            actions.append(policy.select_action(one, np.array([True, k < 5, True])))
+    finally:
+        del policy.model.condition
+    actions = np.stack(actions, 1)
+    np.testing.assert_allclose(actions[[0, 2]], whole[[0, 2]], rtol=1e-4, atol=2e-3)
+    assert rows == [3] * 5 + [2] * 15
+    assert not actions[1, 5:].any() and actions[1, :5].any()
+
+
 def test_a_snapshot_in_mid_episode_reproduces_the_rest(model):
     seen, policy = observations(2, 30), DiffusionPolicy(model, PLANS["SDP renoise"])
     policy.reset([3, 4])

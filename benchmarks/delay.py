@@ -1,0 +1,120 @@
+"""Success when the answers of a policy come 0 to 4 control steps late: Diffusion Policy, Streaming Diffusion Policy, a
+ladder at one evaluation per call, and the same ladder behind a clean prefix of the actions in flight.
+
+The networks are those of benchmarks/metaworld_streaming.py (trained here where they are missing); the layouts are the
+same 50 for all. Writes benchmarks/results/delay.md and the plot benchmarks/results/delay.png.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _report import RESULTS, describe_device, table, write_report
+from metaworld_streaming import ROUTES, trainings
+
+from common.engine.experiments import Job, run
+from control.delay import DelayedActor
+from control.demo import trained
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.envs import make
+from control.pictures import success_over_delay
+from control.policies.policy import DiffusionPolicy
+from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
+from control.rollout import paired_difference, rollout, wilson
+
+DELAYS = (0, 1, 2, 3, 4)
+EXECUTE = 8
+# way of running: (delay, horizon) -> (plan, calls every so many steps, actions of an answer that are out of date)
+WAYS = {
+    "Diffusion Policy, DDIM-10": lambda d, T: (chunk_plan(T, EXECUTE + d, 10), EXECUTE, d),
+    "Streaming Diffusion Policy's ladder": lambda d, T: (ladder_plan(T, EXECUTE, 50, eta=1.0), EXECUTE, 0),
+    "ours: ladder": lambda d, T: (ladder_plan(T, 1), 1, 0),
+    "ours: ladder behind a clean prefix": lambda d, T: (delayed_plan(T, 1, d), 1, 0),
+}
+OURS = "ours: ladder behind a clean prefix"
+
+
+def measured(job: Job, task: str, way: str, delay: int, layouts: int, folder: Path) -> np.ndarray:
+    """(layouts,) successes of one training; kept in `folder`."""
+    path = folder / f"{job.name.replace('/', '_')}_{list(WAYS).index(way)}_{delay}_{layouts}.json"
+    if path.is_file():
+        return np.array(json.loads(path.read_text()))
+    _, model = trained(job)
+    plan, every, drop = WAYS[way](delay, model.horizon)
+    space = make(task).action_space
+    idle = (space.low + space.high) / 2
+    policy = DelayedActor(DiffusionPolicy(model, plan), delay, every, drop, idle)
+    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + layouts)
+    found = [float(one.success) for one in rollout(policy, task, seeds)]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found) + "\n")
+    return np.array(found)
+
+
+def report(found: dict, task: str) -> tuple[str, dict]:
+    """Table and differences of one task, and the rates for the plot; found: (way, delay) -> (trainings, layouts)."""
+    rates, lines = {}, []
+    for way in WAYS:
+        rates[way] = []
+        for delay in DELAYS:
+            scores = found[way, delay]
+            rates[way].append((float(scores.mean()), *wilson(int(scores.sum()), scores.size)))
+        lines.append([way, *(f"{rate:.2f} [{low:.2f}, {high:.2f}]" for rate, low, high in rates[way])])
+    differences = []
+    for way in WAYS:
+        if way != OURS:
+            gaps = [paired_difference(found[way, delay], found[OURS, delay]) for delay in DELAYS]
+            differences.append([f"{OURS} - {way}", *(f"{m:+.2f} [{lo:+.2f}, {hi:+.2f}]" for m, lo, hi in gaps)])
+    heads = ["delay in control steps", *map(str, DELAYS)]
+    body = f"## {task}\n\n{table(heads, lines)}\n\nPaired by layout and training seed, 95 % bootstrap over both:\n\n"
+    return body + table(["difference", *map(str, DELAYS)], differences), rates
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parse.add_argument("--tasks", nargs="+", default=["MetaWorld-reach-moving-v0", ROUTES], metavar="TASK")
+    parse.add_argument("--demonstrations", type=int, default=50)
+    parse.add_argument("--iterations", type=int, default=2000, help="as in benchmarks/metaworld_streaming.py")
+    parse.add_argument("--layouts", type=int, default=50)
+    parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/metaworld_streaming"))
+    return parse
+
+
+def main() -> int:
+    args = parser().parse_args()
+    jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations, ("streaming",))
+    run([job for part in jobs.values() for job in part])
+    parts = [
+        f"{args.iterations} iterations per network, {len(args.seeds)} trainings x {args.layouts} held-out layouts per "
+        "cell. Success with its 95 % Wilson interval. An answer that is asked for at a step arrives so many steps "
+        "later; Diffusion Policy throws the actions away that are out of date by then, the ladders without a prefix "
+        "are played late."
+    ]
+    for task in args.tasks:
+        found = {}
+        for way in WAYS:
+            for delay in DELAYS:
+                rows = [
+                    measured(job, task, way, delay, args.layouts, args.work_dir / "delay")
+                    for job in jobs[task, "streaming"]
+                ]
+                found[way, delay] = np.stack(rows)
+                print(f"{task}, delay {delay}, {way}: {found[way, delay].mean():.3f}", flush=True)
+        body, rates = report(found, task)
+        name = f"delay_{task.removeprefix('MetaWorld-')}.png"
+        success_over_delay(rates, list(DELAYS), RESULTS / name)
+        parts += [body, f"![success over delay]({name})"]
+    body = "\n\n".join(parts)
+    path = write_report("delay", "Policies whose answers come late", body, seeds=args.seeds, device=describe_device())
+    print(f"{body}\nwritten to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,24 @@
+"""`tutelage bench OUT.onnx`: the benchmark of whatever the export is, a detector or a policy."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+BENCHES = {"tutelage-policy": "deploy.policy_bench"}  # schema of the manifest -> module; else the detector's
+
+
+def bench(onnx: str) -> str:
+    """Module that measures the export; a missing or broken manifest is left for it to report."""
+    try:
+        schema = json.loads(Path(onnx).with_suffix(".json").read_text()).get("schema", "")
+    except (OSError, ValueError, AttributeError):
+        schema = ""
+    return BENCHES.get(str(schema).partition("/")[0], "deploy.bench")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hand over; --help without a file is the detector's, with one its own."""
+    args = sys.argv[2:] if argv is None else argv
+    onnx = next((arg for arg in args if arg.endswith(".onnx")), None)
+    return import_module(bench(onnx) if onnx else "deploy.bench").main(argv)
