@@ -141,8 +141,8 @@ def commits(jobs: list[Job]) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parse.add_argument("--warm-up", type=int, default=3000, help="iterations of the common start, 8 samples each")
-    parse.add_argument("--iterations", type=int, default=1000, help="iterations of each network, 4 samples each")
+    parse.add_argument("--warm-up", type=int, default=2000, help="iterations of the common start, 8 samples each")
+    parse.add_argument("--iterations", type=int, default=400, help="iterations of each network, 4 samples each")
     parse.add_argument("--scenes", type=int, default=100, help="training scenes")
     parse.add_argument("--val-scenes", type=int, default=20, help="held-out scenes")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
