@@ -40,7 +40,7 @@ class NuScenesSequenceDataset(NuScenesDataset):
         pipeline: transforms of `perception.datasets.transforms`.
         trajectory_frames: K past key frames whose object centres are added (the released online code: 4).
         drop_boxes_without_points: leave out boxes in which neither LiDAR nor radar has a point (as the metric does).
-        split_sequences: parts that every scene is cut into; test sets are never cut.
+        split_sequences: parts that every scene is cut into, histories and trajectories too; test sets are never cut.
         on_error: 'raise', or 'skip' (training only): a frame whose files cannot be read is logged and the nearest
             readable frame of its sequence takes its place.
         lidar_shuffle_seed: negative control. The depth map, and nothing else, is made from another sample's sweep.
@@ -110,13 +110,16 @@ class NuScenesSequenceDataset(NuScenesDataset):
         infos = load_infos(self.ann_file)
         check_infos(infos, self.ann_file, self._asked_version)
         self._metainfo["version"] = infos["metainfo"]["version"]
+        self._metainfo["absent_scenes"] = infos["metainfo"].get("absent_scenes", [])
         self.label_mapping = label_mapping(infos["metainfo"]["categories"], self._metainfo["classes"], self.ann_file)
         raw = infos["data_list"]
         for camera in {camera for info in raw for camera in info["images"]}:
             self.data_prefix.setdefault(camera, osp.join(self.data_root or "", "samples", camera))
         position = {info["token"]: index for index, info in enumerate(raw)}
-        self._objects = [self._frame_objects(info, position) for info in raw]
         self.sequences = split_scenes(raw, self.split_sequences)
+        for index in (sequence[0] for sequence in self.sequences):  # no history reaches over a cut, so no path may
+            position.pop(raw[index]["prev_token"], None)
+        self._objects = [self._frame_objects(info, position) for info in raw]
         self._place = {index: (s, k) for s, seq in enumerate(self.sequences) for k, index in enumerate(seq)}
         return [self.parse_data_info(info) for info in raw]
 
@@ -167,8 +170,7 @@ class NuScenesSequenceDataset(NuScenesDataset):
             return self.prepare_data(item)
         sequence, place = self._place[item.index]
         frames = self.sequences[sequence]
-        candidates = frames[place:] + frames[:place][::-1]
-        for index in candidates:
+        for index in sorted(frames, key=lambda index: abs(self._place[index][1] - place)):
             try:
                 return self.prepare_data(item._replace(index=index))
             except (DataError, FileNotFoundError) as error:

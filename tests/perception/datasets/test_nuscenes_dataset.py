@@ -86,6 +86,15 @@ def test_frames_before_the_scene_are_unknown_and_never_another_scenes(dataset):
     assert not np.isnan(sample["trajectories"][:, :2]).any() and np.isnan(sample["trajectories"][:, 2:]).all()
 
 
+def test_no_path_reaches_over_the_cut_of_a_split_sequence(small_root, make_dataset):
+    whole, cut = make_dataset(small_root), make_dataset(small_root, split_sequences=2)
+    assert cut.sequences[2:] == [[5, 6, 7], [8, 9]]
+    before, after = whole.raw_sample(9), cut.raw_sample(9)  # the second frame of its part
+    for key in ("trajectories", "trajectories_unaligned"):
+        assert not np.isnan(before[key]).any()
+        assert np.array_equal(after[key][:, :2], before[key][:, :2]) and np.isnan(after[key][:, 2:]).all()
+
+
 def test_an_object_is_unknown_exactly_where_it_was_not_annotated(dataset):
     after_gap = dataset.raw_sample(4)  # frame 3 of scene-0061 is empty
     unknown = np.isnan(after_gap["trajectories"]).any(-1)
@@ -200,6 +209,13 @@ def test_skipped_frames_are_logged_and_the_sequence_goes_on(own_root, make_datas
         sample = dataset[SequenceItem(0, True, 17, 2)]
     assert sample["data_samples"].sample_idx == 1 and bool(sample["inputs"]["start"])
     assert sample["data_samples"].draw == 17
+    assert dataset[3]["data_samples"].sample_idx == 3
+    Path(dataset.get_data_info(3)["lidar_path"]).write_bytes(b"abc")
+    assert dataset[3]["data_samples"].sample_idx in (2, 4)  # a neighbour, as near as can be
+    Path(dataset.get_data_info(2)["lidar_path"]).write_bytes(b"abc")
+    assert dataset[3]["data_samples"].sample_idx == 4
+    Path(dataset.get_data_info(4)["lidar_path"]).write_bytes(b"abc")
+    assert dataset[3]["data_samples"].sample_idx == 1
     last = dataset.get_data_info(9)["lidar_path"]
     Path(last).write_bytes(b"abc")
     assert dataset[9]["data_samples"].sample_idx == 8
