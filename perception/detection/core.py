@@ -24,13 +24,15 @@ GEOMETRY = ("cam2img", "cam2lidar", "img_aug", "bev_aug")
 
 class Lifted(NamedTuple):
     """One frame in BEV. bev (B, C, Y, X); depth_logits and depth (B, N, D, h, w), depth after the prior where there is
-    one; nearest (B, N, h, w) LiDAR depth per feature pixel, 0 without a point, or None; points the lifted frustum."""
+    one; nearest (B, N, h, w) LiDAR depth per feature pixel, 0 without a point, or None; points the lifted frustum and
+    index its pooling index."""
 
     bev: Tensor
     depth_logits: Tensor
     depth: Tensor
     nearest: Tensor | None
     points: Tensor
+    index: PoolIndex
 
 
 class BEVCore(nn.Module):
@@ -74,6 +76,8 @@ class BEVCore(nn.Module):
         self.grid, self.depth_bins, self.image_hw, self.stride = grid, depth_bins, tuple(image_hw), stride
         self.history_frames, self.lidar_prior, self.prior_weight = history_frames, lidar_prior, prior_weight
         self.rounding = rounding
+        # what decides which point of an image falls into which cell; cores with equal specs may share `lifted_points`
+        self.lift_spec = (grid, depth_bins, self.image_hw, stride, rounding, frustum_sampling)
         self.exported_pool = "sorted"
         self.register_buffer(
             "frustum", frustum(self.image_hw, stride, depth_bins, sampling=frustum_sampling), persistent=False
@@ -87,19 +91,22 @@ class BEVCore(nn.Module):
         logits, context = self.depth_net(features, camera.flatten(0, 1))
         return logits.unflatten(0, images.shape[:2]), context.unflatten(0, images.shape[:2])
 
-    def lift(self, inputs: dict[str, Tensor]) -> Lifted:
-        """The current frame in BEV, from the batch of docs/conventions.md. The expert needs `lidar_depth`."""
+    def lift(self, inputs: dict[str, Tensor], geometry: tuple[Tensor, PoolIndex] | None = None) -> Lifted:
+        """The current frame in BEV, from the batch of docs/conventions.md. The expert needs `lidar_depth`.
+
+        geometry: the batch's `lifted_points` where a core of the same `lift_spec` has made them already.
+        """
         cam2img, cam2lidar, img_aug, bev_aug = (inputs[key] for key in GEOMETRY)
         with torch.autocast(cam2img.device.type, enabled=False):
             camera = camera_vector(cam2img, img_aug, bev_aug, cam2lidar)
-        points, index = self.lifted_points(inputs)
+        points, index = geometry or self.lifted_points(inputs)
         logits, context = self.image_features(inputs["imgs"], camera)
         nearest = None
         if "lidar_depth" in inputs:
             nearest = block_minimum(inputs["lidar_depth"], self.stride)
         depth = self.depth_distribution(logits, nearest)
         pooled = bev_pool(depth, context.float(), index)
-        return Lifted(self.pre_fusion(pooled), logits, depth, nearest, points)
+        return Lifted(self.pre_fusion(pooled), logits, depth, nearest, points, index)
 
     def depth_distribution(self, logits: Tensor, nearest: Tensor | None) -> Tensor:
         """P, or the expert's P~ = m onehot + (1 - m) P, in float32 (B, N, D, h, w)."""

@@ -73,23 +73,27 @@ class Distiller:
             raise ConfigError("distiller.expert has lidar_prior=False: the expert must use LiDAR as its depth prior")
 
     @torch.no_grad()
-    def expert_features(self, inputs: dict[str, Tensor], history_enabled: bool = True):
-        """The expert's features of this batch, with its own history stream, on or off as the student's."""
+    def expert_features(self, inputs: dict[str, Tensor], history_enabled: bool = True, lifted=None, lift_spec=None):
+        """The expert's features of this batch, with its own history stream, on or off as the student's.
+
+        lifted, lift_spec: the student's; its points and pooling index are taken over when the expert's would be equal.
+        """
         if self.expert is None:
             self.load_expert(inputs["imgs"].device)
-        features = self.expert.features(inputs, self.history, use_history=history_enabled)
+        shared = (lifted.points, lifted.index) if lift_spec == self.expert.core.lift_spec else None
+        features = self.expert.features(inputs, self.history, use_history=history_enabled, geometry=shared)
         self.history = features.history
         return features
 
     def losses(
-        self, student, inputs: dict[str, Tensor], boxes: list[Tensor], history_enabled: bool = True
+        self, student, inputs: dict[str, Tensor], boxes: list[Tensor], history_enabled: bool = True, lift_spec=None
     ) -> dict[str, Tensor]:
         """The distillation losses of one batch.
 
         Args: student, the student's `Features`; boxes, per sample (Q, 9+) x, y, z of the centre, l, w, h, yaw in the
-        `bev` frame, rows as in inputs["trajectories"].
+        `bev` frame, rows as in inputs["trajectories"]; lift_spec, the student core's.
         """
-        expert = self.expert_features(inputs, history_enabled)
+        expert = self.expert_features(inputs, history_enabled, student.lifted, lift_spec)
         grid = self.expert.core.grid
         losses = {}
         if self.trajectory_weight:

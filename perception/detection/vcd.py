@@ -3,6 +3,7 @@
 expert: `lidar_prior=True`; baseline: neither; apprentice: `distiller=dict(type=Distiller, ...)`.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from perception.detection.decode import DecodeSpec, decode
 from perception.detection.depth_prior import depth_loss
 from perception.detection.grid import DepthBins, GridSpec
 from perception.detection.history import History, cur2past, next_history
+from perception.detection.view_transform import PoolIndex
 
 
 class Features(NamedTuple):
@@ -108,30 +110,48 @@ class VCDDetector(Base3DDetector):
     def init_weights(self) -> None:
         """Initial weights of a training: PyTorch's for our layers, small ones for the last of every head (a box and a
         score start from their bias), the backbone's own (its `init_cfg`, pretrained files included), then
-        `image_weights`. Called by the runner before weights are loaded."""
+        `image_weights`. Called by the runner before a training's own weights are loaded, not when it goes on.
+
+        Raises: FileNotFoundError naming the key when a file of pretrained weights is missing."""
         super().init_weights()
         core = self.core
         for head in core.head.task_heads:
             for branch in head.children():
                 torch.nn.init.normal_(branch[-1].weight, std=0.01)
-        if hasattr(core.image_backbone, "init_weights"):
-            core.image_backbone.init_weights()
-        if self.image_weights:
-            self.core.image_backbone.load_official(self.image_weights)
+        key = "model.image_backbone.init_cfg"
+        try:
+            if hasattr(core.image_backbone, "init_weights"):
+                core.image_backbone.init_weights()
+            if self.image_weights:
+                key = "model.image_weights"
+                if not Path(self.image_weights).is_file():
+                    raise FileNotFoundError(f"{self.image_weights}: no such checkpoint")
+                core.image_backbone.load_official(self.image_weights)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{key}: {error}: place the published ImageNet weights there (docs/vcd.md, 'Train on nuScenes'), or "
+                f"train from random ones with --cfg-options {key}=None"
+            ) from error
 
     def enable_history(self) -> None:
         """Switch the history on, for the student and its expert alike (called after the warm-up)."""
         self.history_enabled = True
 
     def features(
-        self, inputs: dict[str, Tensor], history: History | None, *, use_history: bool | None = None
+        self,
+        inputs: dict[str, Tensor],
+        history: History | None,
+        *,
+        use_history: bool | None = None,
+        geometry: tuple[Tensor, PoolIndex] | None = None,
     ) -> Features:
         """One frame: lift, align and fuse the history, encode. `history` None starts every batch entry afresh.
 
         use_history: False repeats the current map instead (the warm-up); by default as switched by `enable_history`.
+        geometry: as for `BEVCore.lift`.
         """
         use_history = self.history_enabled if use_history is None else use_history
-        lifted = self.core.lift(inputs)
+        lifted = self.core.lift(inputs, geometry)
         frames = self.core.history_frames
         if not frames:
             return Features(lifted, self.core.encode(lifted.bev, None, None, None), None)
@@ -169,7 +189,8 @@ class VCDDetector(Base3DDetector):
             logits = features.lifted.depth_logits
             losses["loss_depth"] = depth_loss(logits, nearest, self.core.depth_bins, weight=self.depth_loss_weight)
         if self.distiller is not None:
-            losses.update(self.distiller.losses(features, inputs, boxes, self.history_enabled))
+            found = self.distiller.losses(features, inputs, boxes, self.history_enabled, lift_spec=self.core.lift_spec)
+            losses.update(found)
         return losses
 
     @torch.no_grad()

@@ -39,8 +39,8 @@ def test_with_a_point_on_every_pixel_detection_gives_no_gradient_to_the_depth_lo
     kept = {}
     lift = expert.core.lift
 
-    def keep(batch_inputs):
-        kept["lifted"] = lift(batch_inputs)
+    def keep(*arguments):
+        kept["lifted"] = lift(*arguments)
         kept["lifted"].depth_logits.retain_grad()
         return kept["lifted"]
 
@@ -92,6 +92,25 @@ def test_distillation_alone_pulls_the_student_towards_the_expert(detector, batch
         optimiser.step()
         values.append(value.item())
     assert values[-1] < 0.5 * values[0]
+
+
+@pytest.mark.parametrize("rounding, shared", [("floor", True), ("truncate", False)])
+def test_an_expert_of_equal_geometry_takes_the_students_points_and_changes_nothing(
+    detector, batch, expert_checkpoint, monkeypatch, rounding, shared
+):
+    student = apprentice(detector, expert_checkpoint[0]).eval()
+    inputs, _ = batch(0)
+    expert = detector(lidar_prior=True, rounding=rounding).eval()
+    expert.load_state_dict(student.distiller.expert.state_dict())
+    student.distiller.expert = expert
+    alone = expert.features(inputs, None).bev
+    made = []
+    lifted_points = expert.core.lifted_points
+    monkeypatch.setattr(expert.core, "lifted_points", lambda inputs: made.append(1) or lifted_points(inputs))
+    lifted = student.features(inputs, None).lifted
+    found = student.distiller.expert_features(inputs, True, lifted, student.core.lift_spec)
+    torch.testing.assert_close(found.bev, alone, rtol=0, atol=0)
+    assert len(made) == (0 if shared else 1)
 
 
 def test_equal_weights_give_a_loss_unless_the_student_is_standardised_too(detector, batch, tmp_path):
