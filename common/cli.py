@@ -1,6 +1,7 @@
 """The `tutelage` command: verbs only. Each verb's module has `main(argv) -> int` and is imported when it is called."""
 
 import os
+import re
 import sys
 import traceback
 from difflib import get_close_matches
@@ -67,7 +68,10 @@ def _verb_main(verb: str):
 def _one_line(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"{error.filename}: no such file"
-    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    text = str(error)
+    if text.startswith("Caught "):  # torch hands over a loader worker's whole traceback; its last lines are the message
+        text = re.split(r"^(?:\w+\.)*\w*(?:Error|Exception): ", text, flags=re.MULTILINE)[-1]
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 if __name__ == "__main__":

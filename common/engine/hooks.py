@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import broadcast, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -39,8 +39,9 @@ class EMAHook(Hook):
     A config names it by import; the bare string "EMAHook" is mmengine's own hook.
 
     The decay of the n-th update (n = 1, 2, ...) is `ema_decay(n + offset)`; the average starts from the weights that
-    training starts from. Evaluations use the average. A checkpoint holds it as `state_dict`, so that what is deployed
-    is what was evaluated, and the raw weights as `ema_state_dict` (mmengine's layout).
+    training starts from. Evaluations use the average, of rank 0 in all processes. A checkpoint holds it as
+    `state_dict`, so that what is deployed is what was evaluated, and the raw weights as `ema_state_dict` (mmengine's
+    layout).
 
     Only the model's own state is averaged: a frozen teacher that is not a registered submodule is not copied.
     """
@@ -78,7 +79,16 @@ class EMAHook(Hook):
             value.copy_(self.average[key])
             self.average[key].copy_(raw)
 
+    def _share_buffers(self, model: nn.Module) -> None:
+        """Every process evaluates rank 0's averaged buffers, those that the checkpoint holds: without SyncBN each has
+        statistics of its own."""
+        if self.average is not None and get_world_size() > 1:
+            for name, _ in unwrap(model).named_buffers():
+                if name in self.average:
+                    broadcast(self.average[name])
+
     def before_val_epoch(self, runner) -> None:
+        self._share_buffers(runner.model)
         self._swap(runner.model)
 
     def after_val_epoch(self, runner, metrics=None) -> None:

@@ -64,6 +64,11 @@ class ResumableRunner(Runner):
                 raise
             raise CheckpointError(f"{filename} does not fit {self._model_name}: {_shorten(error)}") from error
 
+    def _init_model_weights(self) -> None:
+        """As mmengine's; a run that goes on takes all weights from its checkpoint, none from a file."""
+        if not (self._resume and (self._load_from or checkpoints_of(self.work_dir))):
+            super()._init_model_weights()
+
     def load_or_resume(self) -> None:
         if self._has_loaded or not self._resume or self._load_from is not None:
             super().load_or_resume()

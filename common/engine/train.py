@@ -13,10 +13,11 @@ from common.engine.runner import ResumableRunner
 def train(cfg: Config | dict, *, resume: bool | str = False) -> ResumableRunner:
     """Train a config and return its runner (`runner.model` is the trained model with its raw weights).
 
-    resume: True to go on from the newest whole checkpoint of `cfg.work_dir`, or the path of a checkpoint.
+    resume: True to go on from the newest whole checkpoint of `cfg.work_dir`, or the path of a checkpoint; by default
+        what `cfg.resume` says.
     Raises: ConfigError, CheckpointError, FileNotFoundError.
     """
-    runner = build_runner(cfg, resume=resume)
+    runner = build_runner(cfg, resume=resume or cfg.get("resume", False))
     try:
         runner.train()
     finally:

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from common import cli
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,6 +52,14 @@ def test_a_verb_like_none_is_answered_with_all_of_them(capsys):
     assert all(verb in error for verb in cli.VERBS) and len(error.splitlines()) == 1
 
 
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("image a.jpg is cut short: restore it\nor skip")
+
+
 def test_a_missing_config_is_one_line_and_exit_code_1():
     done = tutelage("train", "configs/nothing.py")  # a process of its own: nothing else may write to stderr after it
     assert done.returncode == 1
@@ -73,6 +82,15 @@ def test_an_error_of_several_lines_becomes_one(capsys, monkeypatch):
     monkeypatch.setattr(cli, "_verb_main", lambda verb: fail)
     assert cli.main(["train"]) == 1
     assert capsys.readouterr().err == "tutelage train: first; second\n"
+
+
+def test_an_error_from_a_loader_worker_is_its_message_and_not_the_traceback(capsys, monkeypatch):
+    def load(_):
+        list(DataLoader(Broken(), num_workers=1))
+
+    monkeypatch.setattr(cli, "_verb_main", lambda verb: load)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == "tutelage train: image a.jpg is cut short: restore it; or skip\n"
 
 
 def test_a_fault_of_ours_is_not_swallowed(monkeypatch):

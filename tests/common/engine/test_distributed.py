@@ -9,6 +9,7 @@ from mmengine.config import Config
 from common.engine.checkpoint import load_checkpoint, load_weights
 from common.engine.config import load_config
 from common.engine.launch import start_processes
+from common.engine.test import test
 from common.engine.train import train
 from common.engine.workdir import read_metrics, read_record
 from common.errors import ConfigError
@@ -58,6 +59,15 @@ def test_two_processes_end_with_the_loss_of_one_with_twice_the_batch(tiny):
     assert read_record(tiny.folder / "two")["starts"][0]["world_size"] == 2
     alone = final_loss_of_half_the_data(tiny, PLAIN | halves)
     assert abs(alone - one) > 1e-3 * one  # what it would be had the processes not talked to each other
+
+
+def test_every_process_evaluates_the_statistics_that_the_checkpoint_holds(tiny):
+    # batch norm without synchronisation: each process has its own; half of the validation set is scored by each
+    options = {"train_cfg.max_iters": 8, "default_hooks.checkpoint.interval": 8, "custom_hooks.1.at": 1000000}
+    torchrun(tiny, tiny.folder / "two", options)
+    logged = read_metrics(tiny.folder / "two", "val")[-1]["line/error"]
+    found = test(tiny.config("one", options), tiny.folder / "two" / "iter_8.pth")["line/error"]
+    assert found == pytest.approx(logged, rel=1e-6)
 
 
 def final_loss_of_half_the_data(tiny, options):

@@ -153,6 +153,24 @@ def test_resuming_a_folder_without_a_checkpoint_begins_at_zero_and_says_so(tiny)
     assert "holds no checkpoint to resume from" in log and runner.iter == 2
 
 
+def test_a_config_that_says_resume_goes_on_and_asks_for_no_file_of_the_beginning(
+    tiny, interrupted, straight, monkeypatch
+):
+    from tiny_regression import Regressor
+
+    def init_weights(self):
+        raise FileNotFoundError("pretrained.pth")
+
+    monkeypatch.setattr(Regressor, "init_weights", init_weights)
+    cfg = tiny.config("ignored", {"resume": True})
+    cfg.work_dir = str(interrupted)
+    train(cfg)
+    assert losses(interrupted) == losses(straight)
+    cfg.work_dir = str(tiny.folder / "new")
+    with pytest.raises(FileNotFoundError, match=r"pretrained\.pth"):
+        train(cfg)
+
+
 def test_states_of_deleted_checkpoints_are_deleted_with_them(straight):
     kept = {file.stem for file in straight.glob("iter_*.pth")}
     assert kept == {"iter_16", "iter_20", "iter_24"}
