@@ -57,6 +57,7 @@ def create_infos(root, version: str, out_dir=None, workers: int = 0, max_sweeps:
         )
     nusc = NuScenes(version=version, dataroot=str(root), verbose=False)
     scenes = _scenes_on_disk(nusc, root)
+    absent = {scene["name"] for scene in nusc.scene if scene["token"] not in scenes}
     paths = {}
     for split, names in SPLITS[version].items():
         samples = [s for s in nusc.sample if scenes.get(s["scene_token"]) in set(names)]
@@ -72,7 +73,7 @@ def create_infos(root, version: str, out_dir=None, workers: int = 0, max_sweeps:
         ignored = {a["category_name"] for a in nusc.sample_annotation} if version != "v1.0-test" else set()
         categories.update({name: -1 for name in sorted(ignored) if category_to_detection_name(name) is None})
         metainfo = {"categories": categories, "dataset": "nuscenes", "version": version, "info_version": "1.1",
-                        "info_format": INFO_FORMAT}  # fmt: skip
+                        "info_format": INFO_FORMAT, "absent_scenes": sorted(absent & set(names))}  # fmt: skip
         out_dir.mkdir(parents=True, exist_ok=True)
         paths[split] = out_dir / f"tutelage_infos_{split}.pkl"
         partial_file = paths[split].with_suffix(".tmp")

@@ -62,6 +62,24 @@ class NuScenesSequenceMetric(NuScenesMetric):
         self.prefix = None  # plain names: NDS, mAP, ...
         self.results_meta, self.eval_set = modality, eval_set
 
+    @property
+    def dataset_meta(self) -> dict | None:
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        """Set by the evaluation loop when it is built, before any training. Raises DataError where the devkit, which
+        scores whole splits, would refuse in the end."""
+        absent = meta.get("absent_scenes") or []
+        if absent and not self.format_only:
+            raise DataError(
+                f"{self.ann_file} lacks {len(absent)} scenes of its split whose files were not on disk "
+                f"({', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}), and the devkit scores whole splits: "
+                "unpack their archives and run the converter again, or train without evaluation "
+                "(val_dataloader=None val_cfg=None val_evaluator=None)"
+            )
+        self._dataset_meta = meta
+
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Args: results, one per sample of the split, empty ones included. Raises DataError if samples are missing."""
         logger = MMLogger.get_current_instance()

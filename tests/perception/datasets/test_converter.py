@@ -110,12 +110,16 @@ def test_two_processes_write_the_same_infos_as_one(small_root, tmp_path):
     assert load_infos(paths["train"]) == load_infos(small_root / "tutelage_infos_train.pkl")
 
 
-def test_scenes_without_files_are_left_out_and_named(own_root, tmp_path, capsys):
+def test_scenes_without_files_are_left_out_and_named(own_root, tmp_path, make_dataset, capsys):
     for file in (own_root / "samples" / "LIDAR_TOP").glob("scene-0553*"):
         file.unlink()
     paths = create_infos(own_root, "v1.0-mini", out_dir=tmp_path)
     assert {info["scene_name"] for info in load_infos(paths["train"])["data_list"]} == {"scene-0061"}
     assert "scene-0553" in capsys.readouterr().err
+    assert load_infos(paths["train"])["metainfo"]["absent_scenes"] == ["scene-0553"]
+    assert load_infos(paths["val"])["metainfo"]["absent_scenes"] == []
+    dataset = make_dataset(own_root, str(paths["train"]), test_mode=True)
+    assert dataset.metainfo["absent_scenes"] == ["scene-0553"]
 
 
 def test_a_missing_table_ends_in_one_line_that_names_it(tmp_path, capsys):

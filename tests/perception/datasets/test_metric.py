@@ -87,6 +87,14 @@ def test_the_submission_equals_that_of_mmdet3d(val_infos, tmp_path):
             assert abs(np.dot(mine["rotation"], other["rotation"])) == pytest.approx(1, abs=1e-6)
 
 
+def test_a_split_with_scenes_that_were_not_on_disk_is_refused_before_any_training(val_infos):
+    root, ann_file, _ = val_infos
+    meta = {"version": "v1.0-mini", "classes": TASK_CLASSES, "absent_scenes": ["scene-0916"]}
+    with pytest.raises(DataError, match=r"lacks 1 scenes of its split .*\(scene-0916\).*unpack their archives"):
+        metric_of(root, ann_file).dataset_meta = meta
+    metric_of(root, ann_file, format_only=True).dataset_meta = meta
+
+
 def test_predictions_that_miss_samples_are_refused(val_infos):
     root, ann_file, infos = val_infos
     with pytest.raises(DataError, match=r"has \d+ samples, predictions cover 1"):
