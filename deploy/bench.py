@@ -1,4 +1,4 @@
-"""`tutelage bench OUT.onnx [--against CONFIG CHECKPOINT]`: latency, jitter, deadline misses and memory, side by side.
+"""`tutelage bench OUT.onnx [--against CONFIG CHECKPOINT]`: latency, jitter, deadline misses, memory, parity.
 
 Both engines see the same frames in the same run, one after the other, in alternating order; timings of different runs
 of a shared machine do not compare. Memory is the peak resident set of a process of its own per engine.
@@ -196,6 +196,17 @@ def memory(
     return results.get()
 
 
+def parity(detector, path: str | Path, rig: Rig, *, frames: int = 10, providers=None, threads=None) -> dict:
+    """`deploy.parity.check` of one stream that begins a second sequence half-way, as JSON. worst: of all outputs."""
+    from deploy.parity import check
+
+    stream = list(drawn_frames(Manifest.load(path), rig, frames, restart=frames // 2))
+    found = check(detector, path, [("bench", rig, stream)], providers=providers, threads=threads)
+    only = found.streams[0]
+    counts = {"frames": only.frames, "starts": only.starts, "tolerance": found.tolerance}
+    return {"passed": found.passed, "worst": max(only.difference.values()), **counts}
+
+
 def table(report: dict) -> str:
     """Markdown of a report of `measure`."""
     columns = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
@@ -204,9 +215,11 @@ def table(report: dict) -> str:
         for name, values in report[engine].items():
             rows.append(f"| {engine} {name} | " + " | ".join(f"{values[key]:.2f}" for key in columns) + " |")
     loop = report["deadline"]
+    torch_on = f", PyTorch on {report['torch_device']}" if "torch_device" in report else ""
     rows += [
         "",
-        f"{report['provider']}, {report['threads']} threads, {report['cameras']} cameras, {report['machine']}; "
+        f"ONNX on {report['provider']}{torch_on}, {report['threads']} threads, {report['cameras']} cameras, "
+        f"{report['machine']}; "
         f"host work {100 * report['host_share']:.1f} % of a frame, {report['boxes_per_frame']:.0f} boxes per frame",
         f"deadline {loop['period_ms']:.0f} ms: {loop['misses']} of {loop['n']} missed, {loop['skipped']} skipped, "
         f"worst lateness {loop['worst_lateness_ms']:.1f} ms",
@@ -216,6 +229,12 @@ def table(report: dict) -> str:
         rows.append(
             f"PyTorch / ONNX, median of frames: total {ratio['total_p50']:.2f}, network {ratio['network_p50']:.2f}"
         )
+    if "parity" in report:
+        found = report["parity"]
+        rows.append(
+            f"parity over {found['frames']} frames, {found['starts']} starts: outputs differ by at most "
+            f"{found['worst']:.1e} (tolerance {found['tolerance']:g}): {'passed' if found['passed'] else 'FAILED'}"
+        )
     for engine, values in report.get("memory", {}).items():
         rows.append(f"peak memory {engine}: {values['peak_mib']:.0f} MiB (imports {values['imports_mib']:.0f} MiB)")
     return "\n".join(rows)
@@ -223,7 +242,8 @@ def table(report: dict) -> str:
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
-        prog="tutelage bench", description="Latency, deadline misses and memory of an export."
+        prog="tutelage bench",
+        description="Latency, deadline misses and memory of an export; with --against also parity (else exit 1).",
     )
     parse.add_argument("onnx", metavar="OUT.onnx")
     parse.add_argument("--against", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="PyTorch beside it, interleaved")
@@ -264,10 +284,13 @@ def main(argv: list[str] | None = None) -> int:
             same = {"against": args.against, "providers": args.providers, "threads": threads}
             engines = ("onnx", "torch") if args.against else ("onnx",)
             report["memory"] = {engine: memory(engine, args.onnx, rig, **same) for engine in engines}
+        if against is not None:
+            report["torch_device"] = str(against.device)
+            report["parity"] = parity(against.detector, args.onnx, rig, providers=args.providers, threads=threads)
     except (InputError, ManifestError, ProviderError) as error:
         raise ConfigError(str(error)) from error
     out = Path(args.out or Path(args.onnx).with_suffix(".bench.json"))
     out.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))
     print(f"written to {out}")
-    return 0
+    return 0 if report.get("parity", {"passed": True})["passed"] else 1

@@ -1,6 +1,6 @@
 """`tutelage export CONFIG CHECKPOINT OUT.onnx`: the exporter of whatever the config's model is."""
 
-import argparse
+import sys
 from importlib import import_module
 
 EXPORTERS = {"DiffusionPolicyModel": "deploy.policy_export_command"}  # model class -> module; else the detector's
@@ -15,10 +15,13 @@ def exporter(config: str) -> str:
     return EXPORTERS.get(name.rsplit(".", 1)[-1], "deploy.export")
 
 
+def exporter_of(arguments: list[str]) -> str:
+    """Module for a command line: the config is its first argument that ends as config files do, options may stand
+    before it."""
+    config = next((argument for argument in arguments if argument.endswith((".py", ".json", ".yaml", ".yml"))), None)
+    return exporter(config) if config else "deploy.export"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Hand over to the exporter of the model; --help without a config is the detector's, with one its own."""
-    parse = argparse.ArgumentParser(prog="tutelage export", add_help=False)
-    parse.add_argument("config", nargs="?")
-    known, _ = parse.parse_known_args(argv)
-    module = exporter(known.config) if known.config else "deploy.export"
-    return import_module(module).main(argv)
+    return import_module(exporter_of(sys.argv[2:] if argv is None else argv)).main(argv)

@@ -1,10 +1,12 @@
+import copy
 import json
 import math
 
 import pytest
+import torch
 
 from common.errors import ConfigError
-from deploy.bench import TorchStream, main, measure, memory, table
+from deploy.bench import TorchStream, main, measure, memory, parity, table
 from deploy.runtime.manifest import Manifest
 
 
@@ -54,6 +56,16 @@ def test_memory_is_measured_in_a_process_of_its_own(onnx_path, rig, report):
     values = memory("onnx", onnx_path, rig, frames=2, threads=1)
     assert 10 < values["imports_mib"] < values["peak_mib"] < 2000
     assert "peak memory onnx" in table({**report, "memory": {"onnx": values}})
+
+
+def test_parity_is_part_of_the_report_and_fails_for_other_weights(detector, onnx_path, rig, report):
+    found = parity(detector, onnx_path, rig, frames=4, threads=1)
+    assert found["passed"] and found["frames"] == 4 and found["starts"] == 2
+    assert "4 frames, 2 starts" in table({**report, "parity": found}) and "passed" in table({**report, "parity": found})
+    other = copy.deepcopy(detector)
+    with torch.no_grad():
+        other.core.head.shared_conv.conv.weight.mul_(1.5)
+    assert not parity(other, onnx_path, rig, frames=4, threads=1)["passed"]
 
 
 def test_a_file_that_is_no_export_is_named(tmp_path):

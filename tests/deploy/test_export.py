@@ -8,6 +8,7 @@ import torch
 
 from common.errors import ConfigError
 from deploy.export import check_accumulation, describe, export
+from deploy.export_command import exporter_of
 from deploy.frames import drawn_frames, surround_rig
 from deploy.parity import check, streams
 from deploy.runtime.manifest import Manifest
@@ -112,6 +113,14 @@ def test_an_expert_is_refused(small):
 def test_repeated_resampling_is_refused(small):
     with pytest.raises(ConfigError, match="history_resample must be 'exact'"):
         describe(small(history_resample="repeated"), "x.onnx", rate_hz=2)
+
+
+def test_the_model_is_found_wherever_the_options_stand():
+    policy = "configs/control/sdp/streaming_metaworld_state.py"
+    for arguments in ([policy, "w.pth", "out.onnx", "--help"], ["--plan", "x", policy, "--help"], ["--help", policy]):
+        assert exporter_of(arguments) == "deploy.policy_export_command"
+    assert exporter_of(["--opset", "18", "configs/perception/vcd/apprentice_sim.py", "w.pth"]) == "deploy.export"
+    assert exporter_of(["--help"]) == "deploy.export"
 
 
 def test_an_older_opset_is_refused(detector, tmp_path):
