@@ -6,10 +6,14 @@ trainings are kept, killed ones resumed. Writes benchmarks/results/vcd_simulated
 
 import argparse
 import json
+import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,6 +49,12 @@ COMPARISONS = [
     ("apprentice, as released", "apprentice, trajectory"),
     ("apprentice, current boxes", "apprentice, trajectory"),
 ]
+LIDAR, NO_LIDAR = {"+model.lidar_prior": True}, {"model.lidar_prior": False}
+PROBES = {  # trained networks tested with the other input: name: (network, options of the test)
+    "baseline, given LiDAR in the test": ("baseline", LIDAR),
+    "apprentice, trajectory, given LiDAR in the test": ("apprentice, trajectory", LIDAR),
+    "expert, LiDAR taken away in the test": ("expert", NO_LIDAR),
+}
 COLUMNS = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
@@ -129,6 +139,51 @@ def summarise(jobs: list[Job], found: dict[str, list], draws: int) -> str:
     )
 
 
+def probe(jobs: list[Job], common: dict, parallel: int) -> dict[str, list[dict]]:
+    """Metrics of every probe and seed, by `tutelage test`; finished ones are kept."""
+    by_name = {job.name: job for job in jobs}
+    seeds = sorted({job.seed for job in jobs})
+
+    def test(task: tuple[str, int]) -> dict:
+        name, seed = task
+        network, options = PROBES[name]
+        job = by_name[f"{network}/{seed}"]
+        out = job.work_dir.parents[1] / "probes" / slug(name) / f"seed{seed}"
+        if not (out / "metrics.json").is_file():
+            pairs = [f"{key}={value}" for key, value in {**common, **options}.items()]
+            command = ["-m", "common.cli", "test", job.config, str(job.checkpoint), "--out", str(out)]
+            done = subprocess.run(
+                [sys.executable, *command, "--cfg-options", *pairs],
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        return json.loads((out / "metrics.json").read_text())["metrics"]
+
+    tasks = [(name, seed) for name in PROBES for seed in seeds]
+    with ThreadPoolExecutor(parallel) as pool:
+        found = list(tqdm(pool.map(test, tasks), total=len(tasks), desc="probes"))
+    return {name: [f for (n, _), f in zip(tasks, found, strict=True) if n == name] for name in PROBES}
+
+
+def probe_table(jobs: list[Job], probes: dict[str, list[dict]]) -> str:
+    """How much of the expert's gain is the input at test time, and how much the learnt weights."""
+    trained: dict[str, list[dict]] = {}
+    for job in sorted(jobs, key=lambda job: job.seed):
+        trained.setdefault(job.name.rsplit("/", 1)[0], []).append(job.result())
+    rows = []
+    for name, found in probes.items():
+        network = PROBES[name][0]
+        for label, values in ((f"{network}, as trained", trained[network]), (name, found)):
+            means = [f"{np.mean([value[key] for value in values]):.3f}" for key in COLUMNS]
+            rows.append([label, *means, " ".join(f"{value['mAP']:.3f}" for value in values)])
+    return (
+        "\nWhere the expert's gain lies: trained networks tested with the other input, a LiDAR prior or none.\n\n"
+        + table(["network", *COLUMNS, "mAP per seed"], rows)
+        + "\n"
+    )
+
+
 def commits(jobs: list[Job]) -> list[str]:
     """Commits that the trainings ran at, from their run.json."""
     found = set()
@@ -167,6 +222,8 @@ def main() -> int:
         "depth maps come from other samples, in training and in testing.\n\n"
     )
     body += summarise([*jobs], evaluate(jobs, data, summary.version), args.draws)
+    common = {"data_root": str(data), "version": summary.version}
+    body += probe_table(jobs, probe(jobs, common, args.parallel))
     path = write_report("vcd_simulated", "VCD on the simulated driving world", body, seeds=args.seeds,
                         device=describe_device())  # fmt: skip
     print(f"{body}\nwritten to {path}")
