@@ -121,10 +121,10 @@ def report(work_dir: Path, results: dict, parity: str, bench: str, settings: dic
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m perception.demo", description=__doc__)
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"))
-    parse.add_argument("--scenes", type=int, default=64, help="training scenes")
-    parse.add_argument("--val-scenes", type=int, default=12)
-    parse.add_argument("--warm-up", type=int, default=1800, help="iterations of the common start, 8 samples each")
-    parse.add_argument("--iterations", type=int, default=300, help="iterations of each network, 4 samples each")
+    parse.add_argument("--scenes", type=int, default=40, help="training scenes")
+    parse.add_argument("--val-scenes", type=int, default=8)
+    parse.add_argument("--warm-up", type=int, default=600, help="iterations of the common start, 8 samples each")
+    parse.add_argument("--iterations", type=int, default=200, help="iterations of each network, 4 samples each")
     parse.add_argument("--seed", type=int, default=0)
     return parse
 

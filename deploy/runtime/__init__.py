@@ -10,7 +10,8 @@ from .errors import (
     ProviderError,
     StaleCameraError,
 )
-from .geometry import Rig
+from .geometry import Rig, cam2lidar_at
+from .images import network_view
 from .manifest import Manifest
 
 __all__ = [
@@ -25,4 +26,6 @@ __all__ = [
     "Rig",
     "StaleCameraError",
     "StreamingDetector",
+    "cam2lidar_at",
+    "network_view",
 ]

@@ -141,17 +141,23 @@ class StreamingDetector:
             else:
                 self._resamplers[i](images[name], self._images[0, i])
         placed = time.perf_counter()
-        if cam2lidar is not None:
-            self.calibrate(cam2lidar)
-        self._select(bad)
+        rig = self.rig
         poses = PoseHistory(self.manifest.history) if start else self._poses
-        transforms = poses.transforms(pose)
-        prepared = time.perf_counter()
-        outputs = self.session.run(transforms, start)
-        ran = time.perf_counter()
-        for name, value in outputs.items():
-            if not np.isfinite(value).all():
-                raise InputError(f"the network's output '{name}' holds NaN or infinity: call reset(), check the inputs")
+        try:
+            if cam2lidar is not None:
+                self.calibrate(cam2lidar)
+            self._select(bad)
+            transforms = poses.transforms(pose)
+            prepared = time.perf_counter()
+            outputs = self.session.run(transforms, start)
+            ran = time.perf_counter()
+            for name, value in outputs.items():
+                if not np.isfinite(value).all():
+                    raise InputError(f"the network's output '{name}' holds NaN or infinity: reset(), check the inputs")
+        except Exception:
+            if self.rig is not rig:
+                self._calibrate(rig)
+            raise
         found = decode(outputs, self.manifest, self.score_threshold)
         self.session.advance()
         poses.push(pose)
@@ -178,6 +184,11 @@ class StreamingDetector:
         if gap > self.max_gap_s:
             warnings.append(f"{gap:.2f} s since the last frame (limit {self.max_gap_s:.2f} s): the history starts anew")
             return True
+        if gap < 0.5 / self.manifest.rate_hz:
+            warnings.append(
+                f"{gap:.3f} s since the last frame, the network was trained on {1 / self.manifest.rate_hz:.3f} s: its "
+                f"{self.manifest.history} past frames span less; give it every n-th frame"
+            )
         speed = np.linalg.norm(pose[:3, 3] - last_pose[:3, 3]) / gap
         if speed > self.max_speed:
             raise PoseError(

@@ -44,8 +44,9 @@ class Rig:
                 raise InputError(f"rig.{name} wants ({n}, {side}, {side}) finite numbers, got {value.shape}")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
-        if (np.abs(np.linalg.det(self.cam2img)) < 1e-9).any():
-            raise InputError("rig.cam2img is singular: fx and fy must not be 0")
+        for name, mend in (("cam2img", "fx and fy must not be 0"), ("img_aug", "its scales must not be 0")):
+            if (np.abs(np.linalg.det(getattr(self, name))) < 1e-9).any():
+                raise InputError(f"rig.{name} is singular: {mend}")
         for camera, pose in zip(self.cameras, self.cam2lidar, strict=True):
             check_pose(pose, f"rig.cam2lidar of {camera}")
 
@@ -57,7 +58,9 @@ class Rig:
             return cls(**raw)
         except FileNotFoundError:
             raise InputError(f"{path} does not exist: write the rig there with Rig.save") from None
-        except (json.JSONDecodeError, TypeError) as error:
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        except (TypeError, ValueError) as error:  # no JSON, other keys, ragged or non-numeric lists
             raise InputError(f"{path}: {error}; wanted the keys {tuple(cls.__dataclass_fields__)}") from None
 
     def save(self, path: str | Path) -> None:

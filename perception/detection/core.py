@@ -47,6 +47,7 @@ class BEVCore(nn.Module):
         lidar_prior: True for the expert: LiDAR depth replaces the predicted distribution where a point exists.
         prior_weight: 1 replaces, less mixes.
         rounding, frustum_sampling: "truncate" and "stretched" reproduce the released geometry (docs/vcd.md).
+        lift_at: "edge" lifts a depth bin at its lower edge (as released), "middle" at its middle.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class BEVCore(nn.Module):
         prior_weight: float = 1.0,
         rounding: str = "floor",
         frustum_sampling: str = "block_centre",
+        lift_at: str = "edge",
     ):
         super().__init__()
         if any(side % stride for side in image_hw):
@@ -77,10 +79,10 @@ class BEVCore(nn.Module):
         self.history_frames, self.lidar_prior, self.prior_weight = history_frames, lidar_prior, prior_weight
         self.rounding = rounding
         # what decides which point of an image falls into which cell; cores with equal specs may share `lifted_points`
-        self.lift_spec = (grid, depth_bins, self.image_hw, stride, rounding, frustum_sampling)
+        self.lift_spec = (grid, depth_bins, self.image_hw, stride, rounding, frustum_sampling, lift_at)
         self.exported_pool = "sorted"
         self.register_buffer(
-            "frustum", frustum(self.image_hw, stride, depth_bins, sampling=frustum_sampling), persistent=False
+            "frustum", frustum(self.image_hw, stride, depth_bins, frustum_sampling, lift_at), persistent=False
         )
 
     def image_features(self, images: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:

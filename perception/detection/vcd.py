@@ -70,6 +70,7 @@ class VCDDetector(Base3DDetector):
         prior_weight: float = 1.0,
         rounding: str = "floor",
         frustum_sampling: str = "block_centre",
+        lift_at: str = "edge",
         depth_loss_weight: float = 3.0,
         channels_last: bool = False,
         decoder: dict | DecodeSpec | None = None,
@@ -96,6 +97,7 @@ class VCDDetector(Base3DDetector):
             prior_weight=prior_weight,
             rounding=rounding,
             frustum_sampling=frustum_sampling,
+            lift_at=lift_at,
         )
         if channels_last:
             self.core.to(memory_format=torch.channels_last)

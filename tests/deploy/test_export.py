@@ -131,6 +131,7 @@ def test_an_older_opset_is_refused(detector, tmp_path):
 def test_the_released_geometry_reaches_the_manifest(small):
     released = describe(small(frustum_sampling="stretched", rounding="truncate"), "x.onnx", rate_hz=2)
     assert (released.frustum, released.rounding, released.lift_at) == ("stretched", "truncate", "edge")
+    assert describe(small(lift_at="middle"), "x.onnx", rate_hz=2).lift_at == "middle"
 
 
 def test_decoding_settings_reach_the_manifest(detector):

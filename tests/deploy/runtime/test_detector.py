@@ -178,6 +178,29 @@ def test_a_new_calibration_changes_the_result_and_the_old_one_restores_it(stream
     assert not stream.calibrate(dict(zip(rig.cameras, rig.cam2lidar, strict=True)))
 
 
+def test_a_frame_that_fails_after_its_calibration_leaves_the_rig_as_it_was(stream, frames, rig, manifest, monkeypatch):
+    first = stream.step(**frames[0].arguments(rig))
+    stream.reset()
+    run = stream.session.run
+    monkeypatch.setattr(stream.session, "run", lambda *a: {k: np.full_like(v, np.nan) for k, v in run(*a).items()})
+    arguments = frames[0].arguments(rig)
+    other = surround_rig(manifest, 3, seed=11)
+    arguments["cam2lidar"] = dict(zip(rig.cameras, other.cam2lidar, strict=True))
+    with pytest.raises(InputError, match="holds NaN or infinity"):
+        stream.step(**arguments)
+    monkeypatch.setattr(stream.session, "run", run)
+    arguments = frames[0].arguments(rig)
+    del arguments["cam2lidar"]
+    np.testing.assert_array_equal(stream.step(**arguments).boxes, first.boxes)
+
+
+def test_frames_much_faster_than_in_training_are_run_with_a_warning(stream, frames, rig):
+    steps(stream, frames[:1], rig)
+    soon = replace(frames[1], timestamp=frames[0].timestamp + 0.02, lidar2global=frames[0].lidar2global)
+    found = stream.step(**soon.arguments(rig))
+    assert found.warnings[0].startswith("0.020 s since the last frame, the network was trained on 0.500 s")
+
+
 def test_raw_images_are_resized_by_the_rig(onnx_path, manifest):
     rig = surround_rig(manifest, 3, raw_size=(180, 320))
     stream = StreamingDetector(onnx_path, rig, threads=1)

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -138,6 +139,24 @@ def test_a_rig_survives_its_file(manifest, tmp_path):
     assert back.cameras == rig.cameras and back.raw_size == (900, 1600)
     for name in ("cam2img", "cam2lidar", "img_aug"):
         np.testing.assert_array_equal(getattr(back, name), getattr(rig, name))
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ({"img_aug": [[[1, 0], [0, 1, 0], [0, 0, 1]]] * 3}, "inhomogeneous"),
+        ({"img_aug": [[[0, 0, 0], [0, 1, 0], [0, 0, 1]]] * 3}, r"rig\.img_aug is singular: its scales must not be 0"),
+        ({"raw_size": "x"}, "invalid literal"),
+        ({"cameras": ["CAM"] * 3}, "a name of its own"),
+        ({"lens": 1}, "wanted the keys"),
+    ],
+)
+def test_a_broken_rig_file_is_named_with_its_fault(manifest, tmp_path, broken, says):
+    path = tmp_path / "rig.json"
+    surround_rig(manifest, 3).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **broken}))
+    with pytest.raises(InputError, match=rf"rig\.json: .*{says}"):
+        Rig.load(path)
 
 
 def test_a_rig_with_a_wrong_matrix_is_named(manifest, rig):
