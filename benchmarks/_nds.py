@@ -149,22 +149,43 @@ def _error(curve, hit, values, confidence, w, min_recall: float = 0.1) -> float:
     return float(resampled[first : last + 1].mean())
 
 
-def paired_interval(first: list, second: list, key: str, draws: int = 1000, level: float = 0.95, seed: int = 0) -> dict:
+def paired_interval(
+    first: list,
+    second: list,
+    key: str,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    scenes=None,
+    memory: dict | None = None,
+) -> dict:
     """Difference second - first of a metric with two intervals.
 
-    Args: first, second: one `records` result per training seed, seeds and scenes in the same order.
+    Args: first, second: one `records` result per training seed, seeds and scenes in the same order; scenes: positions
+    of the scenes that count, by default all; memory: a dictionary that keeps the scores of the draws, the same for
+    every comparison of as many seeds and scenes.
     Returns: mean; per_seed, the difference of every seed; low, high: percentile bootstrap over seeds (as pairs) and
     scenes; t_low, t_high: Student's t over the seeds alone, on these scenes. With three seeds the bootstrap cannot know
     the spread between seeds well, and t is wide; an effect is convincing when both exclude 0.
     """
     rng = np.random.default_rng(seed)
-    scenes = len(next(iter(first[0].values())).truth)
-    per_seed = np.array([score(b)[key] - score(a)[key] for a, b in zip(first, second, strict=True)])
+    memory = {} if memory is None else memory
+    count = len(next(iter(first[0].values())).truth)
+    scenes = np.arange(count) if scenes is None else np.asarray(scenes)
+
+    def difference(i: int, weight: np.ndarray) -> float:
+        return _scored(second[i], weight, memory)[key] - _scored(first[i], weight, memory)[key]
+
+    if len(scenes) == count:  # every class of the devkit counts, the absent ones too
+        per_seed = np.array([score(b)[key] - score(a)[key] for a, b in zip(first, second, strict=True)])
+    else:
+        once = np.bincount(scenes, minlength=count)
+        per_seed = np.array([difference(i, once) for i in range(len(first))])
     values = []
     for _ in range(draws):
-        weight = np.bincount(rng.integers(scenes, size=scenes), minlength=scenes)
+        weight = np.bincount(scenes[rng.integers(len(scenes), size=len(scenes))], minlength=count)
         picked = rng.integers(len(first), size=len(first))
-        values.append(np.mean([_difference(first[i], second[i], key, weight) for i in picked]))
+        values.append(np.mean([difference(i, weight) for i in picked]))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     spread = per_seed.std(ddof=1) / np.sqrt(len(per_seed)) if len(per_seed) > 1 else np.nan
     reach = stats.t.ppf((1 + level) / 2, max(1, len(per_seed) - 1)) * spread
@@ -173,5 +194,9 @@ def paired_interval(first: list, second: list, key: str, draws: int = 1000, leve
     return {**interval, "t_low": mean - reach, "t_high": mean + reach, "per_seed": per_seed.tolist()}
 
 
-def _difference(first: dict, second: dict, key: str, weight: np.ndarray) -> float:
-    return score(present(second, weight), weight)[key] - score(present(first, weight), weight)[key]
+def _scored(classes: dict, weight: np.ndarray, memory: dict) -> dict[str, float]:
+    """`score` of a bootstrap sample, remembered; the callers hold `classes`, so its id stays its own."""
+    key = (id(classes), weight.tobytes())
+    if key not in memory:
+        memory[key] = score(present(classes, weight), weight)
+    return memory[key]

@@ -111,6 +111,19 @@ def test_seeds_and_scenes_are_compared_in_pairs():
     assert crossed["mean"] == pytest.approx(0.1) and crossed["high"] - crossed["low"] > 0.2
 
 
+def test_an_interval_of_some_scenes_does_not_see_the_others_and_remembering_scores_changes_nothing():
+    first = [one_class(41, 121, 59), one_class(61, 101, 59)]
+    second = [one_class(59, 121, 41), one_class(79, 101, 41)]  # scene 0 gains 0.1, scene 2 loses it
+    memory = {}
+    alone = [nds.paired_interval(first, second, "mAP", draws=20, scenes=[k], memory=memory) for k in range(3)]
+    assert [[alone[k][key] for key in ("low", "mean", "high")] for k in range(3)] == [
+        pytest.approx([gain] * 3, abs=1e-9) for gain in (0.1, 0.0, -0.1)
+    ]
+    fresh = nds.paired_interval(first, second, "mAP", draws=20, scenes=[0, 1])
+    assert nds.paired_interval(first, second, "mAP", draws=20, scenes=[0, 1], memory=memory) == fresh
+    assert fresh["low"] == pytest.approx(0, abs=1e-9) and fresh["high"] == pytest.approx(0.1, abs=1e-9)
+
+
 def test_the_interval_holds_what_the_seeds_differ_by():
     """One seed gains 0.1, the other 0.2: two draws of them have the mean 0.1, 0.15 or 0.2, a quarter of them at
     either end."""
