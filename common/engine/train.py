@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 from mmengine.config import Config
 
@@ -69,8 +70,16 @@ def configure(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def _resume_last(argv: list[str]) -> list[str]:
+    """`--resume CONFIG.py` asks to resume CONFIG, whatever order the words have: a checkpoint is no Python file."""
+    for i, word in enumerate(argv[:-1]):
+        if word == "--resume" and argv[i + 1].endswith(".py"):
+            return [*argv[:i], *argv[i + 1 :], word]
+    return argv
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_args(_resume_last(sys.argv[2:] if argv is None else argv))
     cfg = configure(args)
     if args.seed is not None:
         override(cfg, {"+randomness": {**(cfg.get("randomness") or {}), "seed": args.seed}})

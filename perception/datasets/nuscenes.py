@@ -143,9 +143,12 @@ class NuScenesSequenceDataset(NuScenesDataset):
         return info
 
     def parse_ann_info(self, info: dict) -> dict:
-        """Boxes of the ten classes: `gt_bboxes_3d` (Q, 9), `gt_labels_3d` (Q,), `instance_token` (Q,) strings."""
+        """Boxes of the ten classes: `gt_bboxes_3d` (Q, 9), an unknown velocity as NaN, `gt_labels_3d` (Q,),
+        `instance_token` (Q,) strings."""
         annotations = super().parse_ann_info(info)
         keep = annotations["gt_labels_3d"] >= 0
+        unknown = annotations.get("unknown_velocity", np.zeros(0, bool))
+        annotations["gt_bboxes_3d"].tensor[np.flatnonzero(unknown), 7:9] = np.nan
         tokens = annotations.get("instance_token", np.zeros(0, "<U32"))
         return {
             "gt_bboxes_3d": annotations["gt_bboxes_3d"][keep],
@@ -154,6 +157,8 @@ class NuScenesSequenceDataset(NuScenesDataset):
         }
 
     def _filter_with_mask(self, ann_info: dict) -> dict:
+        # mmdet3d writes 0 over them after this; a velocity nobody measured would then be taught as standing still
+        ann_info["unknown_velocity"] = np.isnan(ann_info["velocities"]).any(-1)
         if self.use_valid_flag:
             return super()._filter_with_mask(ann_info)
         return ann_info

@@ -59,7 +59,7 @@ def test_a_killed_and_resumed_run_draws_the_uninterrupted_curve_bit_for_bit(tiny
     killed = tiny.run(*command, TINY_KILL_AT_DRAW="62")
     assert killed.returncode == -9, killed.stderr
     assert max(losses(work_dir)) == 15 and not (work_dir / "iter_16.pth").exists()
-    assert cli.main(["train", str(tiny.path), "--work-dir", str(work_dir), "--resume"]) == 0
+    assert cli.main(["train", "--resume", str(tiny.path), "--work-dir", str(work_dir)]) == 0
     assert losses(work_dir) == losses(straight) and len(losses(work_dir)) == ITERATIONS
     errors = [[entry["line/error"] for entry in read_metrics(folder, "val")] for folder in (work_dir, straight)]
     assert errors[0] == errors[1] and len(errors[0]) == 3

@@ -86,6 +86,32 @@ def test_frames_before_the_scene_are_unknown_and_never_another_scenes(dataset):
     assert not np.isnan(sample["trajectories"][:, :2]).any() and np.isnan(sample["trajectories"][:, 2:]).all()
 
 
+def test_an_unknown_velocity_stays_unknown(own_root, make_dataset):
+    file = own_root / "tutelage_infos_train.pkl"
+    infos = load_infos(file)
+    token = infos["data_list"][6]["instances"][2]["instance_token"]
+    infos["data_list"][6]["instances"][2]["velocity"] = [float("nan")] * 2
+    file.write_bytes(pickle.dumps(infos, protocol=4))
+    for options in ({}, {"drop_boxes_without_points": False}):
+        sample = make_dataset(own_root, **options).raw_sample(6)
+        velocity = sample["gt_bboxes_3d"].tensor[:, 7:9]
+        assert sample["instance_tokens"][velocity.isnan().any(-1)].tolist() == [token]
+        assert velocity.isnan().all(-1).sum() == 1 and len(velocity) > 5
+
+
+def test_following_the_predecessors_time_only_falls(small_root, make_dataset):
+    dataset = make_dataset(small_root)
+    infos = load_infos(small_root / "tutelage_infos_train.pkl")["data_list"]
+    followed = 0
+    for index, objects in enumerate(dataset._objects):
+        if objects.previous is not None:
+            before = dataset._objects[objects.previous]
+            assert infos[objects.previous]["timestamp"] < infos[index]["timestamp"]
+            assert infos[objects.previous]["scene_token"] == infos[index]["scene_token"]
+            followed += len(before.tokens.keys() & objects.tokens.keys())
+    assert followed > 50
+
+
 def test_no_path_reaches_over_the_cut_of_a_split_sequence(small_root, make_dataset):
     whole, cut = make_dataset(small_root), make_dataset(small_root, split_sequences=2)
     assert cut.sequences[2:] == [[5, 6, 7], [8, 9]]

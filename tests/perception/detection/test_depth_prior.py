@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.errors import ConfigError
+from perception.datasets.transforms.lidar import depth_maps
+from perception.detection.bev_pool import bev_pool
 from perception.detection.depth_prior import block_minimum, depth_bin, depth_loss, fuse_prior
 from perception.detection.grid import DepthBins
 
@@ -130,3 +133,31 @@ def test_a_distribution_of_another_size_is_named():
         fuse_prior(logits.softmax(2), depth[..., :3], SMALL)
     with pytest.raises(ConfigError, match="weight"):
         fuse_prior(logits.softmax(2), depth, SMALL, weight=0)
+
+
+def test_a_lidar_point_reaches_the_bev_through_the_prior_in_exactly_the_cell_of_its_bin_point(detector, batch):
+    """Check 4 as a chain: point, depth map, block minimum, prior, lift, pool. The context marks one feature pixel."""
+    core = detector(lidar_prior=True).core
+    inputs, _ = batch(0)
+    point = np.array([[3.3, 9.6, 0.7]])  # in front of camera 0, which looks along +y
+    cam2lidar, cam2img = inputs["cam2lidar"][0].double().numpy(), inputs["cam2img"][0].double().numpy()
+    img_aug = inputs["img_aug"][0].double().numpy()
+    maps = depth_maps(point, np.linalg.inv(cam2lidar), cam2img, img_aug, core.image_hw, low=1.0, high=17.0)
+    nearest = block_minimum(torch.from_numpy(maps)[None], core.stride)
+    ((camera, row, column),) = nearest[0].nonzero().tolist()
+    assert camera == 0 and nearest[0, camera, row, column] == pytest.approx(9.6)
+
+    one = {key: value[:1] for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+    points, index = core.lifted_points(one)
+    logits = torch.randn(1, 2, core.depth_bins.count, *nearest.shape[-2:])
+    fused = core.depth_distribution(logits, nearest)
+    context = torch.zeros(1, 2, 1, *nearest.shape[-2:])
+    context[0, camera, 0, row, column] = 1
+    pooled = bev_pool(fused, context, index)[0, 0]
+    ((y, x),) = pooled.nonzero().tolist()
+    assert pooled[y, x] == 1
+    lifted = points[0, camera, 8, row, column]  # bin 8 of width 1 m from 1 m on covers [9, 10) m
+    low = torch.tensor([core.grid.x[0], core.grid.y[0]])
+    assert [x, y] == torch.floor((lifted[:2] - low) / 1.0).tolist()
+    # within a bin's depth and half a block of 8 pixels, at a focal length of 40 pixels, of the point itself
+    assert np.abs(lifted[:2].numpy() - point[0, :2]).max() < 1.0 + 4.5 / 40 * 9.6

@@ -1,6 +1,7 @@
 """The assembled detector: prior, history, distillation (build-sheet checks 10, 11, 14, 15, 19)."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -111,6 +112,36 @@ def test_an_expert_of_equal_geometry_takes_the_students_points_and_changes_nothi
     found = student.distiller.expert_features(inputs, True, lifted, student.core.lift_spec)
     torch.testing.assert_close(found.bev, alone, rtol=0, atol=0)
     assert len(made) == (0 if shared else 1)
+
+
+def test_the_weights_scale_the_losses(detector, batch, expert_checkpoint):
+    inputs, samples = batch(0)
+    grid = dict(x=(-16, 16, 1.0), y=(-16, 16, 1.0), z=(-4.0, 4.0, 1.0))
+
+    def losses(weight):
+        student = apprentice(
+            detector, expert_checkpoint[0], trajectory_weight=weight, occupancy_weight=weight, occupancy_grid=grid
+        )
+        return student.eval().loss(inputs, samples)
+
+    one, three = losses(1.0), losses(3.0)
+    for name in ("loss_trajectory", "loss_occupancy"):
+        assert one[name] > 0
+        torch.testing.assert_close(three[name], 3 * one[name])
+
+
+def test_a_hundred_steps_of_an_apprentice_hold_no_more_tensors_than_ten(detector, batch, expert_checkpoint):
+    student = apprentice(detector, expert_checkpoint[0]).train()
+    counts = []
+    for step in range(100):
+        total(student.loss(*batch(step % 7, frame=step))).backward()
+        student.zero_grad()
+        if step in (9, 99):
+            gc.collect()
+            counts.append(sum(isinstance(found, torch.Tensor) for found in gc.get_objects()))
+    assert counts[1] <= counts[0]
+    for history in (student._streams["train"], student.distiller.history):
+        assert history.maps.grad_fn is None and not history.maps.requires_grad
 
 
 def test_equal_weights_give_a_loss_unless_the_student_is_standardised_too(detector, batch, tmp_path):
