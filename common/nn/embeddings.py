@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common.nn.mish import Mish
+
 
 def sinusoid(value: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
     """(...,) -> (..., width): sines, then cosines, of value * longest^(-i / (width/2 - 1)) (Attention Is All You Need,
@@ -28,7 +30,7 @@ class LevelEmbedding(nn.Module):
     def __init__(self, width: int, scale: float = 100.0, positions: int | None = None):
         super().__init__()
         self.width, self.scale, self.positions = width, scale, positions
-        self.mlp = nn.Sequential(nn.Linear(width * (positions or 1), 4 * width), nn.Mish(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width * (positions or 1), 4 * width), Mish(), nn.Linear(4 * width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         feature = sinusoid(t[..., 0] * self.scale - 1, self.width)

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import ConfigError
 from common.nn.embeddings import LevelEmbedding
+from common.nn.mish import Mish, mish
 
 
 def conv_block(inputs: int, outputs: int, kernel: int, groups: int) -> nn.Sequential:
     """Convolution of the same length, group norm, Mish."""
-    return nn.Sequential(
-        nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2), nn.GroupNorm(groups, outputs), nn.Mish()
-    )
+    return nn.Sequential(nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2), nn.GroupNorm(groups, outputs), Mish())
 
 
 class FiLMBlock(nn.Module):
@@ -90,11 +88,11 @@ class ConditionalUNet1D(nn.Module):
 
     def project(self, observation: Tensor) -> Tensor:
         """The observation's part of every FiLM: (B, O) -> (B, sum of sizes). Once per call, not per evaluation."""
-        return self.film_observation(F.mish(observation))
+        return self.film_observation(mish(observation))
 
     def films(self, t: Tensor, projected: Tensor) -> list[Tensor]:
         """(B, 2C, T or 1) for every block: t (B, T, 1) or (B, 1, 1), projected (B, sum of sizes)."""
-        features = [F.mish(self.level(t))]  # (B, T, level width) at every resolution
+        features = [mish(self.level(t))]  # (B, T, level width) at every resolution
         for _ in range(max(self.depths)):
             last = features[-1]
             features.append(last if last.shape[1] == 1 else (last[:, 0::2] + last[:, 1::2]) / 2)

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from common.nn.mish import Mish
 from control.policies.encoders import ObservationEncoder
 from control.policies.history import ObservationHistory
 from control.policies.model import build
@@ -25,7 +26,7 @@ class CloningModel(BaseModel):
         self.actions = MinMaxNormaliser(action_dim)
         layers, inputs = [], self.encoder.width
         for width in widths:
-            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.Mish()]
+            layers += [nn.Linear(inputs, width), nn.LayerNorm(width), Mish()]
             inputs = width
         self.mlp = nn.Sequential(*layers, nn.Linear(inputs, action_dim))
 
