@@ -1,7 +1,8 @@
 """A robot's control loop: actions carry the tick they are for, late ones are dropped, misses are held, counted, logged.
 
-A tick is one control period. A call made on the observation of tick k returns actions for the ticks k + first,
-k + first + 1, ...; whatever has passed when it returns is not sent.
+A tick is one control period. The policy sees the observation of every tick: its history was trained on consecutive
+steps. It is called every `execute` ticks; a call made on the observation of tick k returns actions for the ticks
+k + first, k + first + 1, ...; whatever has passed when it returns is not sent.
 """
 
 import time
@@ -11,12 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .deadline import percentiles
+from .errors import InputError
 from .policy import ActionError
 
 
 @dataclass
 class Miss:
-    """A tick without its own action. reason: "late" (the call overran) or "refused" (`ActionError`)."""
+    """A tick without its own action. reason: "late" (the call overran), "refused" (`ActionError`) or "observation" (the
+    sensors gave something that the policy does not take, `InputError`)."""
 
     tick: int
     reason: str
@@ -26,7 +29,7 @@ class Miss:
 @dataclass
 class ControlLoop:
     """Args:
-    policy: with `step(observation) -> (execute, A)` and `manifest`.
+    policy: with `step(observation) -> (execute, A)`, `observe(observation)` and `manifest`.
     read: () -> observation. send: (action (A,), tick) -> None.
     rate_hz: control rate; by default the manifest's.
     on_miss: "hold" repeats the last action, "extrapolate" continues its last step.
@@ -56,6 +59,7 @@ class ControlLoop:
         self._due: dict[int, np.ndarray] = {}
         self._sent: list[np.ndarray] = []
         self._row = 0  # misses in a row
+        self._next_call = 0  # tick
 
     @property
     def delay(self) -> int:
@@ -81,31 +85,38 @@ class ControlLoop:
         return self
 
     def _plan(self, tick: int) -> str | None:
-        """Call the policy when no action is planned for this tick; returns why it gave none."""
-        manifest = self.policy.manifest
-        if tick in self._due:
+        """Show the policy this tick's observation and call it when a call is due; returns why it gave no actions."""
+        observation, manifest = self.read(), self.policy.manifest
+        if tick < self._next_call:
+            try:
+                self.policy.observe(observation)
+            except InputError:  # this tick's action is there already; the history does without the step
+                return "observation"
             return None
-        observation = self.read()
+        self._next_call = tick + 1  # again at once, if this call fails
         begin = self.clock()
         try:
             chunk = self.policy.step(observation)
-        except ActionError:
-            return "refused"
+        except (ActionError, InputError) as error:
+            return "refused" if isinstance(error, ActionError) else "observation"
         finally:
             self.calls.append(self.clock() - begin)
             self.delays.append(int((self.clock() - begin) / self.period))
-        first = tick if manifest.first == 0 else tick + manifest.first
+        self._next_call = tick + manifest.execute
         self._due = {at: action for at, action in self._due.items() if at >= tick}
-        self._due.update({first + i: action for i, action in enumerate(chunk)})
+        self._due.update({tick + manifest.first + i: action for i, action in enumerate(chunk)})
         return None
 
     def _act(self, tick: int, reason: str | None) -> None:
         action = self._due.pop(tick, None)
-        if action is None:
+        if action is not None:
+            self._row = 0
+        elif tick < self.policy.manifest.first and reason is None:  # the first answer is for a later tick: no miss
+            self.safe_ticks += 1
+            action = np.asarray(self.safe_action)
+        else:
             self._missed(tick, reason or "late")
             action = self._replacement()
-        else:
-            self._row = 0
         self.send(action, tick)
         self._sent = [*self._sent[-1:], action]
 
