@@ -9,6 +9,7 @@ from control.envs.sensors import Camera, picture
 HAND, OBSTACLE = 0.025, 0.12  # radii, m
 GOAL_RADIUS = 0.03
 STEP = 0.02  # m of the hand's target per unit of action
+LEANING = OBSTACLE / 2  # m beside the obstacle's centre from which on a hand counts as going round by that side
 SCENE = f"""
 <mujoco>
   <option timestep="0.005" integrator="implicitfast"/>
@@ -42,7 +43,8 @@ class TwoRoutes:
 
     State (10): hand x, y (m), its vx, vy (m/s), its target x, y, goal x, y, obstacle x, y. Action: step of the hand's
     target, 2 cm per unit. The episode is decided by reaching the goal (within 3 cm) or by touching the obstacle.
-    info: `success`, `collision`, `side`: +1 right, -1 left of the obstacle when the hand passed it, 0 before.
+    info: `success`, `collision`, `side`: +1 right, -1 left of the obstacle when the hand passed it, 0 before;
+    `switches`: how often it went over to the other side before it passed, 6 cm beside the obstacle's centre or more.
     """
 
     control_hz = 20.0
@@ -64,7 +66,7 @@ class TwoRoutes:
         self.data.qpos[:], self.data.ctrl[:] = hand, hand
         self.data.mocap_pos[0, :2], self.data.mocap_pos[1, :2] = self.obstacle, self.goal
         mujoco.mj_forward(self.model, self.data)
-        self.collision, self.side = False, 0
+        self.collision, self.side, self.switches, self._leaning = False, 0, 0, 0
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         before = self._gap()
@@ -72,9 +74,14 @@ class TwoRoutes:
         for _ in range(self._substeps):
             mujoco.mj_step(self.model, self.data)
             self.collision |= self.data.ncon > 0
-        x, y = self.data.qpos
-        if not self.side and y > self.obstacle[1]:
-            self.side = 1 if x > self.obstacle[0] else -1
+        beside, beyond = self.data.qpos - self.obstacle
+        if not self.side:
+            if abs(beside) >= LEANING:
+                leaning = 1 if beside > 0 else -1
+                self.switches += self._leaning == -leaning
+                self._leaning = leaning
+            if beyond > 0:
+                self.side = 1 if beside > 0 else -1
         return before - self._gap(), self.collision or self._gap() < GOAL_RADIUS
 
     def state(self) -> np.ndarray:
@@ -83,7 +90,12 @@ class TwoRoutes:
 
     def info(self) -> dict:
         reached = self._gap() < GOAL_RADIUS
-        return {"success": bool(reached and not self.collision), "collision": bool(self.collision), "side": self.side}
+        return {
+            "success": bool(reached and not self.collision),
+            "collision": bool(self.collision),
+            "side": self.side,
+            "switches": int(self.switches),
+        }
 
     def frame(self, height: int, width: int) -> np.ndarray:
         return picture(self.model, self.data, self.camera, height, width)

@@ -137,6 +137,26 @@ def test_going_straight_touches_the_obstacle_and_each_side_is_told():
         assert info["side"] == side and not info["collision"]
 
 
+def test_going_over_to_the_other_side_before_the_obstacle_is_counted_and_behind_it_is_not():
+    env = make("TwoRoutes-v0")
+
+    def follow(*legs):
+        env.reset(seed=0)
+        for direction, steps in legs:
+            for _ in range(steps):
+                *_, info = env.step(np.array(direction, float))
+        return info
+
+    left, right, ahead = (-1, 0), (1, 0), (0, 1)
+    assert follow((right, 10), (ahead, 30))["switches"] == 0
+    assert follow((right, 2), (left, 2), (right, 10))["switches"] == 0  # a hesitation in front of the middle
+    once = follow((right, 6), (left, 14), (ahead, 30))
+    assert once["switches"] == 1 and once["side"] == -1
+    assert follow((right, 8), (left, 20), (right, 20))["switches"] == 2
+    behind = follow((right, 11), (ahead, 33), (left, 25))
+    assert behind["switches"] == 0 and behind["side"] == 1 and not behind["collision"]
+
+
 def test_the_target_of_the_moving_reach_flees_at_its_speed_inside_its_box():
     env = make("MetaWorld-reach-moving-v0")
     target = episode(env, 0, 200)[:, 36:]
