@@ -12,12 +12,19 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def write_report(
-    name: str, title: str, body: str, *, seeds: Iterable[int], device: str | None = None, command: str | None = None
+    name: str,
+    title: str,
+    body: str,
+    *,
+    seeds: Iterable[int],
+    device: str | None = None,
+    command: str | None = None,
+    folder: Path = RESULTS,
 ) -> Path:
-    """Write benchmarks/results/`name`.md and return its path.
+    """Write `folder`/`name`.md and return its path.
 
     Args: body, Markdown; seeds, all that were used; device, default this CPU and PyTorch; command, default the one
-    that runs now.
+    that runs now; folder, default benchmarks/results.
     """
     threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
     command = command or " ".join([*threads, "python", *(_relative(argument) for argument in sys.argv)])
@@ -33,8 +40,8 @@ def write_report(
         body.strip(),
         "",
     ]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.md"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.md"
     path.write_text("\n".join(lines))
     return path
 

@@ -2,7 +2,7 @@
 ladder at one evaluation per call, and the same ladder behind a clean prefix of the actions in flight.
 
 The networks are those of benchmarks/metaworld_streaming.py (trained here where they are missing); the layouts are the
-same 50 for all. Writes benchmarks/results/delay.md and the plot benchmarks/results/delay.png.
+same 50 for all. What is measured is kept beside each network. Writes benchmarks/results/delay.md and one plot per task.
 """
 
 import argparse
@@ -11,21 +11,26 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _policies import training_cost
 from _report import RESULTS, describe_device, table, write_report
 from metaworld_streaming import ROUTES, trainings
 
+from common.engine.config import parse_options
 from common.engine.experiments import Job, run
 from control.delay import DelayedActor
-from control.demo import trained
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.pictures import success_over_delay
 from control.policies.policy import DiffusionPolicy
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
 from control.rollout import paired_difference, rollout, wilson
+from control.trainings import trained
+from control.workers import local_pool
 
 DELAYS = (0, 1, 2, 3, 4)
 EXECUTE = 8
@@ -39,21 +44,44 @@ WAYS = {
 OURS = "ours: ladder behind a clean prefix"
 
 
-def measured(job: Job, task: str, way: str, delay: int, layouts: int, folder: Path) -> np.ndarray:
-    """(layouts,) successes of one training; kept in `folder`."""
-    path = folder / f"{job.name.replace('/', '_')}_{list(WAYS).index(way)}_{delay}_{layouts}.json"
-    if path.is_file():
-        return np.array(json.loads(path.read_text()))
-    _, model = trained(job)
+def delayed_actor(model, task: str, way: str, delay: int) -> DelayedActor:
+    """A way of running whose answers come `delay` steps late. Until the first is there the robot stands still, and the
+    plan behind a clean prefix is told so: these are the actions in flight."""
     plan, every, drop = WAYS[way](delay, model.horizon)
     space = make(task).action_space
     idle = (space.low + space.high) / 2
-    policy = DelayedActor(DiffusionPolicy(model, plan), delay, every, drop, idle)
+    anchor = torch.zeros(model.horizon, len(idle))
+    anchor[: plan.first] = model.actions(torch.as_tensor(idle, dtype=torch.float32)).detach()
+    return DelayedActor(DiffusionPolicy(model, plan, "constant", anchor), delay, every, drop, idle)
+
+
+def measured(job: Job, task: str, way: str, delay: int, layouts: int) -> tuple[str, int, int, list[float]]:
+    """(way, delay, seed, successes of the layouts) of one training; kept in its folder, so they go with it."""
+    path = job.work_dir / "delay" / f"{list(WAYS).index(way)}_{delay}_{layouts}.json"
+    if path.is_file():
+        return way, delay, job.seed, json.loads(path.read_text())
+    torch.set_num_threads(1)
+    policy = delayed_actor(trained(job)[1], task, way, delay)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + layouts)
-    found = [float(one.success) for one in rollout(policy, task, seeds)]
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found) + "\n")
-    return np.array(found)
+    found = [float(one.success) for one in rollout(policy, task, seeds, parallel=layouts)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(found) + "\n")
+    beside.rename(path)
+    return way, delay, job.seed, found
+
+
+def sweep(jobs: list[Job], task: str, layouts: int, workers: int) -> dict[tuple[str, int], np.ndarray]:
+    """(way, delay) -> (trainings, layouts) successes, several at a time."""
+    cells = [(job, task, way, delay, layouts) for way in WAYS for delay in DELAYS for job in jobs]
+    found: dict[tuple[str, int], dict] = {}
+    with local_pool(workers) as pool:
+        for cell in cells:
+            pool.submit(measured, *cell)
+        for _ in tqdm(cells, desc=task, unit="cell", dynamic_ncols=True):
+            way, delay, seed, successes = pool.next()
+            found.setdefault((way, delay), {})[seed] = successes
+    return {key: np.array([rows[job.seed] for job in jobs]) for key, rows in found.items()}
 
 
 def report(found: dict, task: str) -> tuple[str, dict]:
@@ -82,14 +110,18 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--demonstrations", type=int, default=50)
     parse.add_argument("--iterations", type=int, default=2000, help="as in benchmarks/metaworld_streaming.py")
     parse.add_argument("--layouts", type=int, default=50)
+    parse.add_argument("--parallel", type=int, default=2, help="processes side by side")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/metaworld_streaming"))
+    parse.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="overrides of the config")
     return parse
 
 
-def main() -> int:
-    args = parser().parse_args()
-    jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations, ("streaming",))
-    run([job for part in jobs.values() for job in part])
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations, args.layouts,
+                     ("streaming",), parse_options(args.cfg_options))  # fmt: skip
+    run([job for part in jobs.values() for job in part], parallel=args.parallel)
     parts = [
         f"{args.iterations} iterations per network, {len(args.seeds)} trainings x {args.layouts} held-out layouts per "
         "cell. Success with its 95 % Wilson interval. An answer that is asked for at a step arrives so many steps "
@@ -97,21 +129,16 @@ def main() -> int:
         "are played late."
     ]
     for task in args.tasks:
-        found = {}
-        for way in WAYS:
-            for delay in DELAYS:
-                rows = [
-                    measured(job, task, way, delay, args.layouts, args.work_dir / "delay")
-                    for job in jobs[task, "streaming"]
-                ]
-                found[way, delay] = np.stack(rows)
-                print(f"{task}, delay {delay}, {way}: {found[way, delay].mean():.3f}", flush=True)
+        found = sweep(jobs[task, "streaming"], task, args.layouts, args.parallel)
         body, rates = report(found, task)
         name = f"delay_{task.removeprefix('MetaWorld-')}.png"
-        success_over_delay(rates, list(DELAYS), RESULTS / name)
+        args.results.mkdir(parents=True, exist_ok=True)
+        success_over_delay(rates, list(DELAYS), args.results / name)
         parts += [body, f"![success over delay]({name})"]
+    parts += [training_cost(job for part in jobs.values() for job in part)]
     body = "\n\n".join(parts)
-    path = write_report("delay", "Policies whose answers come late", body, seeds=args.seeds, device=describe_device())
+    path = write_report("delay", "Policies whose answers come late", body, seeds=args.seeds,
+                        device=describe_device(), folder=args.results)  # fmt: skip
     print(f"{body}\nwritten to {path}")
     return 0
 

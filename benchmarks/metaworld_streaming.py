@@ -1,4 +1,4 @@
-"""Streaming at one network evaluation per call against Diffusion Policy, Streaming Diffusion Policy and plain cloning.
+"""One network evaluation per control step against Diffusion Policy, Streaming Diffusion Policy and behaviour cloning.
 
 Six Meta-World tasks, two reactive tasks and the two-route task; three training seeds; fifty held-out layouts each. One
 mixture-trained network per task and seed runs as DDPM-100, DDIM-10 and as a ladder. Negative control: a network trained
@@ -14,126 +14,137 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import episodes, evaluation_folder, scores
-from _report import describe_device, table, write_report
+from _policies import episodes, scores, training_cost
+from _report import RESULTS, describe_device, table, write_report
 
+from common.engine.config import parse_options
 from common.engine.experiments import Job, run
-from control.demonstrations.collect import Settings, collect
-from control.envs import make
 from control.envs.registry import TASKS
+from control.policies.evaluation import actor
 from control.rollout import paired_difference, wilson
+from control.timing import step_times, undisturbed_worst
+from control.trainings import cost, demonstrations, evaluation_options, state_options, trained
 
 EASY_TO_HARD = ("reach-v3", "button-press-topdown-v3", "drawer-open-v3", "door-open-v3", "push-v3", "pick-place-v3")
 PLAIN = tuple(f"MetaWorld-{name}" for name in EASY_TO_HARD)
 REACTIVE = ("MetaWorld-reach-moving-v0", "MetaWorld-push-pushed-v0")
 ROUTES = "TwoRoutes-v0"
-ROWS = {  # row: (config, plan, network evaluations per call, actions per call)
-    "Diffusion Policy, DDPM-100": ("streaming", "DDPM100", 100, 8),
-    "Diffusion Policy, DDIM-10": ("streaming", "DDIM10", 10, 8),
-    "Streaming Diffusion Policy, as published": ("sdp", "SDP", 50, 8),
-    "ours: ladder, one evaluation per call": ("streaming", "streaming", 1, 2),
-    "behaviour cloning, MLP": ("cloning", "BC", 1, 1),
-    "ladder on a network of independent levels": ("iid", "streaming", 1, 2),
+ROWS = {  # row: (config, plan)
+    "Diffusion Policy, DDPM-100": ("streaming", "DDPM100"),
+    "Diffusion Policy, DDIM-10": ("streaming", "DDIM10"),
+    "Streaming Diffusion Policy, as published": ("sdp", "SDP"),
+    "ours: ladder, one evaluation per control step": ("streaming", "streaming"),
+    "behaviour cloning, MLP": ("cloning", "BC"),
+    "ladder on a network of independent levels": ("iid", "streaming"),
 }
-REFERENCE, OURS = "Diffusion Policy, DDPM-100", "ours: ladder, one evaluation per call"
-
-
-def demonstrations(work_dir: Path, task: str, count: int) -> Path:
-    """The task's demonstrations, collected once."""
-    folder = work_dir / "demonstrations" / task
-    if not folder.exists():
-        print(collect(Settings(task), folder, count), flush=True)
-    return folder
-
-
-CONFIGS = tuple(dict.fromkeys(config for config, *_ in ROWS.values()))
+REFERENCE, OURS = "Diffusion Policy, DDPM-100", "ours: ladder, one evaluation per control step"
+CONFIGS = tuple(dict.fromkeys(config for config, _ in ROWS.values()))
 
 
 def trainings(
-    work_dir: Path, tasks: list[str], seeds: list[int], iterations: int, count: int, configs: tuple[str, ...] = CONFIGS
-) -> dict:
-    """(task, config) -> one training per seed, of demonstrations that are collected where they are missing."""
+    work_dir: Path,
+    tasks: list[str],
+    seeds: list[int],
+    iterations: int,
+    count: int,
+    layouts: int,
+    configs: tuple[str, ...] = CONFIGS,
+    options: dict | None = None,
+) -> dict[tuple[str, str], list[Job]]:
+    """(task, config) -> one training per seed, of demonstrations that are collected where they are missing. options: of
+    all configs."""
     jobs = {}
     for task in tasks:
-        env = make(task)
-        data = demonstrations(work_dir, task, count)
+        shared = {**state_options(task, demonstrations(work_dir, task, count)), **(options or {})}
         for config in configs:
-            jobs[task, config] = []
+            path, jobs[task, config] = f"configs/control/sdp/{config}_metaworld_state.py", []
             for seed in seeds:
                 folder = work_dir / task / config / f"seed{seed}"
-                options = {
-                    "task": task,
-                    "demonstrations": str(data),
-                    "model.action_dim": env.action_space.shape[0],
-                    "model.encoders.state.width": env.observation_space["state"].shape[0],
-                    **evaluation_folder(folder),
-                }
-                path = f"configs/control/sdp/{config}_metaworld_state.py"
-                jobs[task, config].append(Job(f"{task}/{config}/{seed}", path, folder, iterations, options, seed))
+                given = {**shared, **evaluation_options(folder, layouts)}
+                jobs[task, config].append(Job(f"{task}/{config}/{seed}", path, folder, iterations, given, seed))
     return jobs
+
+
+def of_row(jobs: dict, task: str, row: str) -> np.ndarray:
+    """(trainings, layouts) successes of a row on a task."""
+    config, plan = ROWS[row]
+    return scores(jobs[task, config], plan)
+
+
+def rate(found: np.ndarray) -> str:
+    """A share of `found` (0 and 1) with its interval."""
+    low, high = wilson(int(found.sum()), found.size)
+    return f"{found.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def gap(first: np.ndarray, second: np.ndarray) -> str:
+    """Mean of second - first with its interval."""
+    mean, low, high = paired_difference(first, second)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def success_table(jobs: dict, tasks: tuple[str, ...]) -> str:
     """Success per task with Wilson's interval over all trainings' episodes."""
     lines = []
-    for row, (config, plan, *_) in ROWS.items():
-        cells, rates = [], []
-        for task in tasks:
-            found = scores(jobs[task, config], plan)
-            low, high = wilson(int(found.sum()), found.size)
-            cells.append(f"{found.mean():.2f} [{low:.2f}, {high:.2f}]")
-            rates.append(found.mean())
-        lines.append([row, *cells, f"{np.mean(rates):.3f}"])
+    for row in ROWS:
+        found = [of_row(jobs, task, row) for task in tasks]
+        lines.append([row, *map(rate, found), f"{np.mean([one.mean() for one in found]):.3f}"])
     return table(["", *(task.removeprefix("MetaWorld-") for task in tasks), "mean"], lines)
 
 
 def differences(jobs: dict, tasks: tuple[str, ...]) -> str:
-    """Ours minus each other row: every task's episodes side by side, paired by layout and training seed."""
+    """Ours minus each other row, per task and over all of them, paired by layout and training seed."""
     lines = []
     for row in ROWS:
-        if row == OURS:
-            continue
-        first, second = (
-            np.concatenate([scores(jobs[task, ROWS[one][0]], ROWS[one][1]) for task in tasks], 1) for one in (row, OURS)
-        )
-        mean, low, high = paired_difference(first, second)
-        lines.append([f"ours - {row}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"])
-    return table(["difference", "success"], lines)
+        if row != OURS:
+            pairs = [(of_row(jobs, task, row), of_row(jobs, task, OURS)) for task in tasks]
+            whole = tuple(np.concatenate(side, 1) for side in zip(*pairs, strict=True))
+            lines.append([f"ours - {row}", *(gap(*pair) for pair in pairs), gap(*whole)])
+    return table(["difference", *(task.removeprefix("MetaWorld-") for task in tasks), "all"], lines)
 
 
 def routes(jobs: dict) -> str:
-    """The two-route task: sides of the rollouts that passed the obstacle, collisions."""
-    lines = []
-    for row, (config, plan, *_) in ROWS.items():
-        found = [one for job in jobs[ROUTES, config] for one in episodes(job, plan)]
-        sides = np.array([one["info"]["side"] for one in found])
-        passed = max(1, int((sides != 0).sum()))
-        collisions = sum(bool(one["info"]["collision"]) for one in found)
-        lines.append([row, f"{np.mean([one['success'] for one in found]):.2f}", f"{(sides > 0).sum() / passed:.2f}",
-                      f"{collisions / len(found):.3f}"])  # fmt: skip
-    return table(["", "success", "right of the obstacle", "into the obstacle"], lines)
+    """The two-route task: by which side the rollouts passed, how many changed sides or met the obstacle."""
+    lines, into = [], {}
+    for row, (config, plan) in ROWS.items():
+        found = [[one["info"] for one in episodes(job, plan)] for job in jobs[ROUTES, config]]
+        side, switches, hit = (np.array([[int(one[key]) for one in row_] for row_ in found])
+                               for key in ("side", "switches", "collision"))  # fmt: skip
+        passed, into[row] = side[side != 0], (hit > 0) & (switches > 0)
+        right = rate(passed > 0) if passed.size else "none passed"
+        lines.append([row, rate(of_row(jobs, ROUTES, row)), right, rate(switches > 0), rate(hit > 0), rate(into[row])])
+    heads = ["", "success", "passed on the right", "changed sides", "met the obstacle", "changed sides and met it"]
+    return (
+        table(heads, lines)
+        + "\n\nChanged sides and met the obstacle, ours - Diffusion Policy (DDPM-100), paired as above: "
+        + gap(into[REFERENCE], into[OURS])
+        + ". Passed on the right: of the rollouts that passed the obstacle at all."
+    )
 
 
 def latency(jobs: dict, task: str, steps: int) -> str:
-    """Milliseconds per control step of one environment, all ways of running on the same machine, one after another."""
-    from common.engine.checkpoint import load_weights
-    from common.engine.config import load_config
-    from control.demo import step_times
-    from control.policies.evaluation import actor
-    from control.policies.model import build
-
-    lines, worst = [], {}
-    for row, (config, plan, evaluations, execute) in ROWS.items():
-        job = jobs[task, config][0]
-        cfg = load_config(job.config, job.options)
-        model = build(cfg.model)
-        load_weights(model, str(job.checkpoint))
-        times = step_times(actor(model.eval(), cfg.val_cfg.plans[plan]), task, steps)
-        worst[row] = times.max()
-        lines.append([row, f"{evaluations / execute:g}", f"{times.mean():.2f}", f"{np.percentile(times, 99):.2f}",
-                      f"{times.max():.2f}", f"{times.max() / worst[REFERENCE]:.4f}"])  # fmt: skip
-    heads = ["", "evaluations per action", "mean ms", "p99 ms", "worst ms", "worst / DDPM-100's worst"]
-    return table(heads, lines)
+    """Milliseconds per control step of one environment, all ways of running in turn on the same machine."""
+    policies = {}
+    for row, (config, plan) in ROWS.items():
+        cfg, model = trained(jobs[task, config][0])
+        policies[row] = actor(model, cfg.val_cfg.plans[plan])
+    times = step_times(policies, task, steps)
+    worst = {row: (found.max(), undisturbed_worst(found)) for row, found in times.items()}
+    lines = []
+    for row, found in times.items():
+        evaluations, execute = cost(policies[row])
+        lines.append([row, str(evaluations), f"{evaluations / execute:g}", f"{found.mean():.2f}",
+                      f"{np.percentile(found, 99):.2f}", *(f"{one:.2f}" for one in worst[row]),
+                      *(f"{one / own:.1f}" for one, own in zip(worst[row], worst[OURS], strict=True))])  # fmt: skip
+    heads = ["", "evaluations per call", "per action", "mean ms", "p99 ms", "worst ms", "worst ms, undisturbed",
+             "worst / ours", "undisturbed / ours"]  # fmt: skip
+    repeats = next(iter(times.values())).shape[0]
+    return (
+        table(heads, lines)
+        + f"\n\n{task.removeprefix('MetaWorld-')}, PyTorch on one thread, observation to action, {repeats} x {steps} "
+        "steps of each way in turns over the same observations, after a warm-up and without garbage collection. "
+        "Undisturbed: every step at its quickest repeat, then the slowest step; the rest of `worst` is the machine's."
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -142,31 +153,36 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--tasks", nargs="+", default=[*PLAIN, *REACTIVE, ROUTES], choices=sorted(TASKS), metavar="TASK")
     parse.add_argument("--demonstrations", type=int, default=50)
     parse.add_argument("--iterations", type=int, default=2000)
+    parse.add_argument("--layouts", type=int, default=50, help="held-out layouts per task and training")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--steps", type=int, default=400, help="control steps of the latency measurement")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/metaworld_streaming"))
+    parse.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="overrides of every config")
     return parse
 
 
-def main() -> int:
-    args = parser().parse_args()
-    jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations)
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations, args.layouts,
+                     options=parse_options(args.cfg_options))  # fmt: skip
     run([job for part in jobs.values() for job in part], parallel=args.parallel)
     plain, reactive = (tuple(task for task in group if task in args.tasks) for group in (PLAIN, REACTIVE))
     parts = [
-        f"{args.demonstrations} demonstrations and {args.iterations} iterations per network, 50 held-out layouts per "
-        "task and seed. Success with its 95 % Wilson interval over all episodes of a cell."
+        f"{args.demonstrations} demonstrations and {args.iterations} iterations per network, {args.layouts} held-out "
+        f"layouts per task and training, {len(args.seeds)} trainings. Success with its 95 % Wilson interval over all "
+        "episodes of a cell; differences paired by layout and training seed, 95 % bootstrap over both."
     ]
     for title, tasks in (("Meta-World", plain), ("Reactive tasks", reactive)):
         if tasks:
-            parts += [f"## {title}", success_table(jobs, tasks)]
-            parts += ["Paired by layout and training seed, 95 % bootstrap over both:", differences(jobs, tasks)]
+            parts += [f"## {title}", success_table(jobs, tasks), differences(jobs, tasks)]
     if ROUTES in args.tasks:
         parts += ["## Two routes", routes(jobs)]
     parts += ["## Latency per control step", latency(jobs, args.tasks[0], args.steps)]
+    parts += [training_cost(job for part in jobs.values() for job in part)]
     body = "\n\n".join(parts)
     path = write_report("metaworld_streaming", "Streaming policies in Meta-World", body, seeds=args.seeds,
-                        device=describe_device())  # fmt: skip
+                        device=describe_device(), folder=args.results)  # fmt: skip
     print(f"{body}\nwritten to {path}")
     return 0
 

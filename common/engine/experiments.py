@@ -1,7 +1,9 @@
 """Several trainings side by side, each a `tutelage train` of its own: skipped when finished, resumed when killed."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -147,9 +149,26 @@ def _start(job: Job, threads: int, row: int):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin would starve the neighbour
     with open(job.work_dir / "train.log", "ab") as log:
-        process = subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment, preexec_fn=_end_with(os.getpid())
+        )
     bar = tqdm(total=job.iterations, desc=job.name, position=row, leave=False, dynamic_ncols=True)
     return job, process, bar, time.time()
+
+
+def _end_with(parent: int):
+    """What a new process runs first so that it ends when `parent` does, however that ends: a training that outlived its
+    benchmark would write into the folder that the next start resumes. Linux only; elsewhere nothing."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1
+
+    def before_exec() -> None:
+        prctl(set_death_signal, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended meanwhile
+            os._exit(1)
+
+    return before_exec
 
 
 def _advance(job: Job, bar: tqdm) -> None:

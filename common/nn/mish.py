@@ -1,8 +1,15 @@
-"""Mish, x tanh(log(1 + e^x)) (arXiv 1908.08681), at a third of PyTorch's time where a CPU trains."""
+"""Mish, x tanh(log(1 + e^x)) (arXiv 1908.08681), at a third of PyTorch's time on a CPU."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MANY = 4096  # elements from which on several plain passes are quicker than PyTorch's one
+
+
+def _from_exponential(x: Tensor, e: Tensor) -> Tensor:
+    n = e * (e + 2)
+    return n.div_(n + 2).mul_(x)
 
 
 class _MishOnCPU(torch.autograd.Function):
@@ -14,8 +21,7 @@ class _MishOnCPU(torch.autograd.Function):
         low = x.clamp(max=20)  # beyond 20, 2 / d is below float32's resolution of 1
         e = low.exp()
         ctx.save_for_backward(low, e)
-        n = e * (e + 2)
-        return n.div_(n + 2).mul_(x)
+        return _from_exponential(x, e)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -26,9 +32,12 @@ class _MishOnCPU(torch.autograd.Function):
 
 
 def mish(x: Tensor) -> Tensor:
-    """Mish of any shape; PyTorch's own kernel without gradients, on a GPU, and in an export."""
-    lean = x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu"
-    return _MishOnCPU.apply(x) if lean else F.mish(x)
+    """Mish of any shape; PyTorch's own kernel for few elements without gradients, on a GPU, and in an export."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.mish(x)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _MishOnCPU.apply(x)
+    return _from_exponential(x, x.clamp(max=20).exp_()) if x.numel() >= MANY else F.mish(x)
 
 
 class Mish(nn.Module):

@@ -60,4 +60,6 @@ class CloningPolicy:
         if self._history is None:
             raise NotReset("the policy has no episode: call reset(seeds) before asking for actions")
         self._history.append(observation)
-        return self.model.actions.inverse(self.model(self._history.stacked()).clamp(-1, 1)).numpy()
+        device = self.model.actions.low.device
+        seen = {name: value.to(device) for name, value in self._history.stacked().items()}
+        return self.model.actions.inverse(self.model(seen).clamp(-1, 1)).cpu().numpy()

@@ -21,8 +21,8 @@ class NotReset(RuntimeError):
 class DiffusionPolicy:
     """Runs a trained model with a plan, for B environments at once.
 
-    Args: model; plan; primer: how an episode begins: "zero", "constant" (around `anchor`, normalised actions (A,)) or
-        "denoise" (a full chunk first, then noised to the resting levels).
+    Args: model; plan; primer: how an episode begins: "zero", "constant" (around `anchor`, normalised actions) or
+        "denoise" (a full chunk first, then noised to the resting levels). anchor: (A,), or (T, A) for each position.
     Observations are dictionaries {name: (B, ...)} of the current step; the policy keeps the last O of them and repeats
     the first at an episode's start.
     """
@@ -58,6 +58,11 @@ class DiffusionPolicy:
 
     def _new_history(self, batch: int) -> ObservationHistory:
         return ObservationHistory(self.model.encoder.encoders, self.model.observed, batch)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model; what is carried from call to call stays on the CPU, where the environments are."""
+        return self.model.actions.low.device
 
     @property
     def batch(self) -> int:
@@ -112,7 +117,8 @@ class DiffusionPolicy:
         """One call for the environments that are due; the others' streams do not move. (B, execute, A)."""
         mask = torch.from_numpy(due)
         rows = np.flatnonzero(due)
-        condition = self.model.condition(self._history.stacked(rows))
+        seen = {name: value.to(self.device) for name, value in self._history.stacked(rows).items()}
+        condition = self.model.condition(seen)
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             self.evaluations += 1
@@ -120,19 +126,20 @@ class DiffusionPolicy:
 
         source = NoiseSource([])
         source.generators = [self.noise.generators[i] for i in rows]
-        state = StreamState(self.state.buffer[mask], self.state.level[mask])
+        state = StreamState(*(part[mask].to(self.device) for part in self.state))
         begin = self._begin[mask]
         if begin.any():
-            state = reset_where(begin, self._prime(denoise, source, begin, rows), state)
-        fresh = source.draw(self.plan.fresh + self.plan.first, self.width)
+            state = reset_where(begin.to(self.device), self._prime(denoise, source, begin, rows), state)
+        fresh = source.draw(self.plan.fresh + self.plan.first, self.width).to(self.device)
         noise = None
         if self.plan.eta:
-            noise = source.draw(self.plan.evaluations, self.plan.horizon, self.width, leading=True)
+            noise = source.draw(self.plan.evaluations, self.plan.horizon, self.width, leading=True).to(self.device)
         chunk, state = stream(denoise, self.model.process, self.plan, state, fresh, noise)
-        self.state.buffer[mask], self.state.level[mask] = state
+        for kept, part in zip(self.state, state, strict=True):
+            kept[mask] = part.cpu()
         self._begin[mask] = False
         actions = np.zeros((self.batch, self.plan.execute, self.width), np.float32)
-        actions[rows] = self.model.actions.inverse(chunk).numpy()
+        actions[rows] = self.model.actions.inverse(chunk).cpu().numpy()
         return actions
 
     def _prime(self, denoise, source: NoiseSource, begin: Tensor, rows: np.ndarray) -> StreamState:
@@ -143,14 +150,15 @@ class DiffusionPolicy:
         own.generators = [source.generators[i] for i in begin.nonzero()[:, 0].tolist()]
         noise[begin] = own.draw(T, A)
         if self.primer != "denoise":
-            return start_state(self.model.process, self.plan, noise, self.anchor)
+            anchor = None if self.anchor is None else self.anchor.to(self.device)
+            return start_state(self.model.process, self.plan, noise.to(self.device), anchor)
         steps = self.model.process.steps or 100
         full = chunk_plan(T, T, steps)
-        first = StreamState(noise, torch.ones(len(rows), T))
-        clean, _ = stream(denoise, self.model.process, full, first, torch.zeros(len(rows), T, A))
+        first = StreamState(noise.to(self.device), torch.ones(len(rows), T, device=self.device))
+        clean, _ = stream(denoise, self.model.process, full, first, torch.zeros_like(first.buffer))
         again = torch.zeros_like(noise)
         again[begin] = own.draw(T, A)
-        return start_state(self.model.process, self.plan, again, clean)
+        return start_state(self.model.process, self.plan, again.to(self.device), clean)
 
 
 def snapshot(policy: DiffusionPolicy) -> dict:

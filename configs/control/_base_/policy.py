@@ -37,7 +37,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type=SuccessMetric, out_dir=None)
 test_evaluator = val_evaluator
 train_cfg = dict(type=ResumableIterLoop, max_iters=iterations, val_interval=iterations)
-val_cfg = dict(type=RolloutLoop, task=task, plans=dict(), parallel=25)
+val_cfg = dict(type=RolloutLoop, task=task, plans=dict(), parallel=50)
 test_cfg = val_cfg
 optim_wrapper = dict(
     type=OptimWrapper,

@@ -10,7 +10,7 @@ iterations = 427_500  # 4,500 epochs of 95 batches
 batch_size = 256
 model.update(prediction="eps", offset=observed - 1, patterns=dict(equal=(1.0, dict(type=equal, steps=steps))))
 model["net"].update(widths=(256, 512, 1024), level_width=256)
-train_dataloader["dataset"].update(offset=observed - 1)
+train_dataloader["dataset"].update(offset=observed - 1, after=7)
 train_dataloader.update(batch_size=batch_size)
 train_dataloader["sampler"].update(batch_size=batch_size)
 optim_wrapper.update(optimizer=dict(type=AdamW, lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6), clip_grad=None)

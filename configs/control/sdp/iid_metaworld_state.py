@@ -6,5 +6,5 @@ with read_base():
     from .streaming_metaworld_state import *
 
 model["patterns"] = dict(iid=(1.0, dict(type=iid, steps=steps)))
-val_cfg["plans"] = dict(streaming=dict(type=ladder_plan, execute=2, evaluations=1))
+val_cfg["plans"] = dict(streaming=dict(type=ladder_plan, execute=1, evaluations=1))
 test_cfg = val_cfg

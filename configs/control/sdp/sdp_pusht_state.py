@@ -16,7 +16,7 @@ model["patterns"] = dict(
     chunks=(0.8, dict(type=chunk_ladder, steps=steps, execute=8, prefix=observed - 1)),
     equal=(0.2, dict(type=equal, steps=steps)),
 )
-train_dataloader["dataset"].update(horizon=horizon, offset=observed - 1)
+train_dataloader["dataset"].update(horizon=horizon, offset=observed - 1, after=7)
 val_cfg["plans"] = dict(
     SDP=dict(type=ladder_plan, execute=8, evaluations=50, first=observed - 1, prefix="released", eta=1.0)
 )

@@ -1,7 +1,10 @@
 """One network for every way of running: a noise level per action position, trained on a mixture of level patterns.
 
 0.6 ladders behind a clean prefix of 0 to 4 positions (streaming, with and without delay), 0.2 equal levels (Diffusion
-Policy), 0.2 independent ones. Evaluated as DDPM, as DDIM, as a ladder of chunks, and with one evaluation per call."""
+Policy), 0.2 independent ones. Evaluated as DDPM, as DDIM, as a ladder of chunks, and as a ladder of single actions:
+one evaluation per control step, on the very levels that the ladders of the training end at.
+
+Windows reach behind their episode: a policy that is called every step acts on the last observations too."""
 
 from mmengine.config import read_base
 
@@ -35,7 +38,8 @@ val_cfg.update(
         DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, eta=1.0),
         DDIM10=dict(type=chunk_plan, execute=8, evaluations=10),
         SDP=dict(type=ladder_plan, execute=8, evaluations=50, eta=1.0),
-        streaming=dict(type=ladder_plan, execute=2, evaluations=1),
+        streaming=dict(type=ladder_plan, execute=1, evaluations=1),
     )
 )
+train_dataloader["dataset"].update(after=horizon - 1)
 test_cfg = val_cfg

@@ -12,6 +12,7 @@ train_dataloader["dataset"].update(path=demonstrations)
 model["net"].update(widths=(64, 128), level_width=64)
 model.update(action_dim=2, encoders=dict(state=dict(type=StateEncoder, width=18)))
 val_cfg.update(task=task, score="score")
+val_cfg["plans"].update(streaming2=dict(type=ladder_plan, execute=2, evaluations=1))
 test_cfg = val_cfg
 train_cfg.update(max_iters=iterations, val_interval=iterations)
 param_scheduler[1].update(end=iterations)

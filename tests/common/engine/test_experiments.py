@@ -1,6 +1,12 @@
 """Jobs: finished ones are kept, another's folder is refused, what a job is named by decides."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +45,42 @@ def test_the_command_trains_in_several_processes_only_when_asked(tmp_path):
     assert command[command.index("--nproc_per_node") + 1] == "2"
     assert command[command.index("--launcher") + 1] == "pytorch"
     assert {"iterations=5", "x=1"} <= set(command)
+
+
+LONG = """
+import sys
+from common.engine.experiments import Job, run
+
+class Sleeps(Job):
+    def command(self):
+        return [sys.executable, "-c", "import os, time; open({pid!r}, 'w').write(str(os.getpid())); time.sleep(120)"]
+
+run([Sleeps("a", "c.py", __import__("pathlib").Path({folder!r}), 5)])
+"""
+
+
+def alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes follow their parent on Linux only")
+def test_a_training_ends_with_its_killed_benchmark_so_that_two_never_write_one_folder(tmp_path):
+    pid = tmp_path / "pid"
+    code = LONG.format(pid=str(pid), folder=str(tmp_path / "a"))
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3],
+                              stderr=subprocess.DEVNULL)  # fmt: skip
+    limit = time.time() + 60
+    while not (pid.exists() and pid.read_text()) and time.time() < limit:
+        time.sleep(0.05)
+    child = int(pid.read_text())
+    assert alive(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while alive(child) and time.time() < limit:
+        time.sleep(0.05)
+    try:
+        assert not alive(child)
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)

@@ -23,10 +23,17 @@ def test_its_gradient_is_the_numerical_one():
     assert torch.autograd.gradcheck(mish, x)
 
 
-def test_without_gradients_it_is_pytorchs_kernel_bit_for_bit():
-    x = torch.randn(100, requires_grad=True)
+def test_without_gradients_few_elements_go_through_pytorchs_kernel_and_many_come_out_the_same():
+    few, many = torch.randn(100, requires_grad=True), 5 * torch.randn(3, 5000)
     with torch.no_grad():
-        assert torch.equal(Mish()(x), F.mish(x))
+        assert torch.equal(Mish()(few), F.mish(few))
+        torch.testing.assert_close(Mish()(many), F.mish(many), rtol=2e-6, atol=1e-7)
+        assert not torch.equal(Mish()(many), F.mish(many))  # else the quick form was not taken
+
+
+def test_an_export_holds_pytorchs_mish_whatever_the_size():
+    graph = torch.export.export(Mish(), (torch.randn(3, 5000),)).graph
+    assert [node.target for node in graph.nodes if node.op == "call_function"] == [torch.ops.aten.mish.default]
 
 
 def test_a_network_learns_the_same_with_either(monkeypatch):

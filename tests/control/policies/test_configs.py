@@ -34,6 +34,13 @@ def episode(cfg, names):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_windows_end_as_published_or_let_every_step_of_a_demonstration_act(path):
+    settings = load_config(str(path)).train_dataloader.dataset
+    published = path.stem.startswith(("sdp", "dp"))
+    assert settings.after == (7 if published else settings.horizon - 1)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_trains_and_its_plans_fit_its_model(path):
     cfg = load_config(str(path))
     if path.stem in PARAMETERS:

@@ -172,6 +172,16 @@ def test_asked_before_reset_with_a_nan_or_without_statistics_it_names_the_fault(
         DiffusionPolicy(model, chunk_plan(16, 8, 10))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("primer", ["zero", "constant", "denoise"])
+def test_a_model_on_a_gpu_acts_as_on_the_cpu(model, primer):
+    anchor = torch.zeros(3) if primer == "constant" else None
+    seen, runs = observations(2, 12), []
+    for device in ("cpu", "cuda"):
+        runs.append(run(DiffusionPolicy(model.to(device), PLANS["SDP renoise"], primer, anchor), [1, 2], seen))
+    np.testing.assert_allclose(*runs, rtol=1e-3, atol=2e-2)  # actions reach 400
+
+
 def test_one_trajectory_is_learnt_and_streamed():
     """Check 20: overfit one episode; the ladder reproduces it after its first pass."""
     from control.policies.windows import WindowDataset

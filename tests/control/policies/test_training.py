@@ -81,7 +81,7 @@ def test_a_checkpoint_is_tested_by_rollouts_exported_and_driven(data, tmp_path, 
     assert cli.main(command) == 0
     assert "actions differ by at most" in capsys.readouterr().out
     manifest = json.loads(out.with_suffix(".json").read_text())
-    assert manifest["task"] == "TwoRoutes-v0" and manifest["rate_hz"] == 20 and manifest["execute"] == 2
+    assert manifest["task"] == "TwoRoutes-v0" and manifest["rate_hz"] == 20 and manifest["execute"] == 1
     assert cli.main(["rollout", str(out), "TwoRoutes-v0", "--episodes", "2", "--out", str(tmp_path / "o.json")]) == 0
     assert "(95 % Wilson) over 2 episodes" in capsys.readouterr().out
     driven = json.loads((tmp_path / "o.json").read_text())
