@@ -11,9 +11,8 @@ import numpy as np
 from common.engine.experiments import Job, run
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
-from control.pictures import latency_plot, save_png, strip
+from control.pictures import episode_frames, latency_plot, save_png, strip
 from control.policies.evaluation import actor
-from control.policies.policy import DiffusionPolicy
 from control.rollout import wilson
 from control.timing import step_times, undisturbed_worst
 from control.trainings import demonstrations, evaluation_options, state_options, trained
@@ -33,20 +32,6 @@ def training(work_dir: Path, task: str, data: Path, iterations: int, episodes: i
     folder = work_dir / "policy"
     options = {**state_options(task, data), **evaluation_options(folder, episodes)}
     return Job("policy", CONFIG, folder, iterations, options, seed)
-
-
-def frames(policy: DiffusionPolicy, task: str, seed: int, every: int = 5) -> list[np.ndarray]:
-    """Pictures of one episode, of every fifth step and of the last."""
-    env, pictures, step = make(task), [], 0
-    observation, info = env.reset(seed=seed)
-    policy.reset([seed])
-    ended = cut = False
-    while not (ended or cut or info["success"]):
-        if step % every == 0:
-            pictures.append(env.unwrapped.world.frame(180, 240))
-        observation, _, ended, cut, info = env.step(policy.select_action({"state": observation["state"][None]})[0])
-        step += 1
-    return [*pictures, env.unwrapped.world.frame(180, 240)]
 
 
 def tutelage(*arguments: str) -> str:
@@ -87,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, pictures = [], {}
     for name, title in TITLES.items():
         pictures[title] = save_png(
-            strip(frames(policies[title], args.task, EVALUATION_SEEDS)), work_dir / f"{name}.png"
+            strip(episode_frames(policies[title], args.task, EVALUATION_SEEDS)), work_dir / f"{name}.png"
         )
         rows.append(_row(title, policies[title].plan, metrics, name, args.episodes, times[title]))
         print(rows[-1], flush=True)

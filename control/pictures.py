@@ -4,6 +4,27 @@ from pathlib import Path
 
 import numpy as np
 
+from control.envs import make
+
+
+def episode_frames(
+    policy, task: str, seed: int, observe: tuple[str, ...] = ("state",), every: int = 5, image_hw=(180, 240)
+) -> list[np.ndarray]:
+    """Pictures (H, W, 3) of a policy's episode on layout `seed`: of every fifth step and of the last."""
+    env, pictures, step = make(task, observe=observe), [], 0
+    observation, info = env.reset(seed=seed)
+    policy.reset([seed])
+    ended = cut = False
+    while not (ended or cut or info["success"]):
+        if step % every == 0:
+            pictures.append(env.unwrapped.world.frame(*image_hw))
+        action = policy.select_action({name: observation[name][None] for name in observe})[0]
+        observation, _, ended, cut, info = env.step(action)
+        step += 1
+    pictures.append(env.unwrapped.world.frame(*image_hw))
+    env.close()
+    return pictures
+
 
 def strip(frames: list[np.ndarray], count: int = 6) -> np.ndarray:
     """(H, count W, 3): `count` frames of an episode at even distances, the first and the last included."""

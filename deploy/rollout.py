@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.rollout import Outcome, as_records, rollout, summary
+from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
 from deploy.runtime.policy import StreamingPolicy
 
@@ -32,6 +34,24 @@ class RuntimeActor:
         for i in range(count) if active is None else np.flatnonzero(active):
             actions[i] = self.policies[i].select_action({name: values[i] for name, values in observation.items()})
         return actions
+
+
+def closed_loop(path: Path, task: str, seeds: list[int], progress: bool = False) -> list[Outcome]:
+    """Episodes of an exported policy, in the order of the seeds."""
+    manifest = StreamingPolicy(path).manifest
+    observe = tuple(one.name for one in manifest.observations)
+    return rollout(RuntimeActor(path), task, seeds, observe=observe, progress=progress)
+
+
+def spread(path: Path, task: str, seeds: list[int], pool: Pool) -> list[Outcome]:
+    """`closed_loop` in as many parts as the pool has workers: the same outcomes, in the order of the seeds. On Ray
+    every machine must see `path`."""
+    with pool as workers:
+        parts = [seeds[i :: workers.workers] for i in range(min(workers.workers, len(seeds)))]
+        for part in parts:
+            workers.submit(closed_loop, path, task, part)
+        found = {one.seed: one for _ in parts for one in workers.next()}
+    return [found[seed] for seed in seeds]
 
 
 class _Finished(Exception):
@@ -77,23 +97,29 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--episodes", type=int, default=20)
     parse.add_argument("--seed", type=int, default=EVALUATION_SEEDS, help="first layout seed")
     parse.add_argument("--hz", type=float, help="run in real time at this control rate, one episode at a time")
+    parse.add_argument("--workers", type=int, help="processes side by side; default: 1, or all of Ray's cores")
+    parse.add_argument("--ray", metavar="ADDRESS", help="run as Ray tasks; 'local' starts a Ray of its own")
     parse.add_argument("--out", type=Path, help="write every episode to this JSON file")
     return parse
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    seeds = range(args.seed, args.seed + args.episodes)
+    several = args.ray or (args.workers or 1) > 1
+    if args.hz and several:
+        raise ConfigError("--hz runs in real time, one episode at a time: leave --workers and --ray out")
+    seeds = list(range(args.seed, args.seed + args.episodes))
     if args.hz:
         results = [real_time(args.model, args.task, seed, args.hz) for seed in seeds]
         outcomes = [outcome for outcome, _ in results]
         worst = max(timing["max_ms"] for _, timing in results)
         rate = float(np.mean([timing["miss_rate"] for _, timing in results]))
         print(f"at {args.hz:g} Hz: slowest call {worst:.2f} ms, miss rate {rate:.4f}")
+    elif several:
+        pool = ray_pool(args.ray, args.workers) if args.ray else local_pool(args.workers)
+        outcomes = spread(args.model.resolve(), args.task, seeds, pool)
     else:
-        manifest = StreamingPolicy(args.model).manifest
-        observe = tuple(one.name for one in manifest.observations)
-        outcomes = rollout(RuntimeActor(args.model), args.task, seeds, observe=observe, progress=True)
+        outcomes = closed_loop(args.model, args.task, seeds, progress=True)
     found = summary(outcomes)
     low, high = found["success_low"], found["success_high"]
     print(f"success {found['success']:.3f} [{low:.3f}, {high:.3f}] (95 % Wilson) over {len(outcomes)} episodes, "

@@ -12,10 +12,13 @@ from torch.utils.data import Dataset
 from common.engine.loops import unwrap
 from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
+from control.pictures import episode_frames, save_png, strip
 from control.policies.cloning import CloningModel, CloningPolicy
 from control.policies.model import build
 from control.policies.policy import DiffusionPolicy
-from control.rollout import as_records, rollout, summary
+from control.rollout import as_records, paired_difference, rollout, summary
+
+GAIN = ("gain", "gain_low", "gain_high")
 
 
 @DATASETS.register_module()
@@ -38,7 +41,8 @@ class HeldOutLayouts(Dataset):
 
 @METRICS.register_module()
 class SuccessMetric(BaseMetric):
-    """Per plan: success with Wilson's interval, score, length. out_dir: keep every episode as JSON there."""
+    """Per plan: success with Wilson's interval, score, length, and `gain`: its success less the first plan's, paired by
+    layout and noise, with a 95 % bootstrap interval. out_dir: keep every episode as JSON there."""
 
     def __init__(self, out_dir: str | None = None, **kwargs):
         super().__init__(collect_device="cpu", **kwargs)
@@ -48,11 +52,17 @@ class SuccessMetric(BaseMetric):
         self.results.extend(data_samples)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        metrics, kept = {}, {}
+        metrics, kept, first = {}, {}, None
         for name in dict.fromkeys(name for name, _ in results):
             outcomes = [outcome for other, outcome in results if other == name]
             metrics |= {f"{name}/{key}": value for key, value in summary(outcomes).items()}
             kept[name] = as_records(outcomes)
+            successes = np.array([one.success for one in outcomes], float)
+            if first is None:
+                first = successes
+            else:
+                gain = paired_difference(first, successes)
+                metrics |= {f"{name}/{key}": value for key, value in zip(GAIN, gain, strict=True)}
         if self.out_dir:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             (self.out_dir / "episodes.json").write_text(json.dumps(kept, default=_plain) + "\n")
@@ -77,13 +87,16 @@ def actor(model, plan: dict):
 class RolloutLoop(BaseLoop):
     """Rolls every plan out on every held-out layout.
 
-    Args: task; plans: name -> config of a plan function and `primer`; parallel environments; rollout arguments.
+    Args: task; plans: name -> config of a plan function and `primer`; parallel environments; strips: of how many
+        layouts a test draws a strip of frames per plan, WORK_DIR/PLAN_SEED.png; rollout arguments.
     """
 
-    def __init__(self, runner, dataloader, evaluator, task: str, plans: dict, parallel: int = 25, **kwargs):
+    def __init__(
+        self, runner, dataloader, evaluator, task: str, plans: dict, parallel: int = 25, strips: int = 1, **kwargs
+    ):
         super().__init__(runner, dataloader)
         self.evaluator = runner.build_evaluator(evaluator) if isinstance(evaluator, dict | list) else evaluator
-        self.task, self.plans, self.parallel, self.kwargs = task, plans, parallel, kwargs
+        self.task, self.plans, self.parallel, self.strips, self.kwargs = task, plans, parallel, strips, kwargs
 
     def run(self) -> dict[str, float]:
         phase = "test" if self.runner.val_loop is not self else "val"
@@ -99,6 +112,9 @@ class RolloutLoop(BaseLoop):
                 policy, self.task, seeds, parallel=self.parallel, observe=observe, progress=True, **self.kwargs
             )
             self.evaluator.process([(name, one) for one in outcomes])
+            for seed in seeds[: self.strips if phase == "test" else 0]:
+                frames = episode_frames(policy, self.task, seed, observe)
+                save_png(strip(frames), Path(self.runner.work_dir) / f"{name}_{seed}.png")
         metrics = self.evaluator.evaluate(len(seeds) * len(self.plans))
         self.runner.call_hook(f"after_{phase}_epoch", metrics=metrics)
         self.runner.call_hook(f"after_{phase}")

@@ -166,6 +166,18 @@ def test_files_that_do_not_belong_together_are_refused(exported, tmp_path):
         StreamingPolicy(path)
 
 
+def test_rollouts_in_two_processes_or_on_ray_have_the_outcomes_of_one(exported):
+    from control.workers import local_pool, ray_pool
+    from deploy.rollout import closed_loop, spread
+
+    path, seeds = exported[1]["ladder"], [100_000, 100_001, 100_002]
+    alone = closed_loop(path, "TwoRoutes-v0", seeds)
+    assert [one.seed for one in alone] == seeds
+    assert spread(path, "TwoRoutes-v0", seeds, local_pool(2)) == alone
+    pytest.importorskip("ray")
+    assert spread(path, "TwoRoutes-v0", seeds, ray_pool("local", 2)) == alone
+
+
 def test_a_plan_with_a_hundred_evaluations_is_not_unrolled(tmp_path):
     with pytest.raises(ConfigError, match="100 evaluations per call"):
         export_policy(

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common import cli
 from common.engine.config import load_config
@@ -74,6 +75,11 @@ def test_a_checkpoint_is_tested_by_rollouts_exported_and_driven(data, tmp_path, 
         assert 0 <= metrics[f"{plan}/success_low"] <= metrics[f"{plan}/success"] <= metrics[f"{plan}/success_high"] <= 1
     episodes = json.loads((tmp_path / "episodes" / "episodes.json").read_text())
     assert [one["seed"] for one in episodes["DDIM10"]] == [100_000, 100_001, 100_002]
+    assert metrics["streaming/gain"] == pytest.approx(metrics["streaming/success"] - metrics["DDPM100/success"])
+    assert metrics["streaming/gain_low"] <= metrics["streaming/gain"] <= metrics["streaming/gain_high"]
+    assert "DDPM100/gain" not in metrics  # the first plan is what the others are held against
+    for plan in cfg.test_cfg.plans:
+        assert Image.open(tmp_path / "run" / "test" / f"{plan}_100000.png").size == (6 * 240, 180)
     cfg.dump(str(tmp_path / "resolved.py"))
     out = tmp_path / "policy.onnx"
     arguments = [str(tmp_path / "resolved.py"), str(checkpoint), str(out), "--plan", "streaming", "--episodes", "1"]
