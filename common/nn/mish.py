@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 MANY = 4096  # elements from which on several plain passes are quicker than PyTorch's one
 
@@ -24,6 +25,7 @@ class _MishOnCPU(torch.autograd.Function):
         return _from_exponential(x, e)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
         low, e = ctx.saved_tensors
         r = torch.addcmul(e * 2 + 2, e, e).reciprocal_()
