@@ -21,6 +21,8 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    if "torch" in sys.modules:  # with its build (+cpu, +cu130), which the package's metadata may leave out
+        found["torch"] = str(sys.modules["torch"].__version__)
     return found
 
 
