@@ -52,6 +52,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
+def training_cost(jobs: Iterable) -> str:
+    """A line: commits and devices of the trainings (all starts, from their run.json), where they were evaluated, and
+    hours of training and of the longest one."""
+    from common.engine.workdir import read_record, training_seconds
+
+    commits, devices, evaluated, hours = set(), {}, {}, []
+    for job in jobs:
+        starts = read_record(job.work_dir)["starts"]
+        for start in starts:
+            source = start["source"] or {"commit": "unknown", "clean": True}
+            commits.add(source["commit"][:12] + ("" if source["clean"] else " (dirty)"))
+        devices[starts[0].get("device", "unknown")] = evaluated[starts[-1].get("device", "unknown")] = None
+        hours.append(training_seconds(job.work_dir) / 3600)
+    return (
+        f"Trainings at commit {', '.join(sorted(commits))}, begun on {', '.join(devices)}, evaluated on "
+        f"{', '.join(evaluated)}; {sum(hours):.2f} hours of training over all jobs, the longest "
+        f"{60 * max(hours):.0f} minutes, evaluations not counted."
+    )
+
+
 def commit() -> str:
     """Short hash and whether tracked files outside benchmarks/results differ from it."""
     try:
@@ -66,21 +86,12 @@ def describe_device(device: str = "cpu") -> str:
     """Model, threads and versions, for a reader who wants to repeat the numbers."""
     import torch
 
+    from common.engine.workdir import cpu_name
+
     versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
     if device != "cpu":
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, {versions}"
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads, {versions}"
-
-
-def _cpu_model() -> str:
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor() or platform.machine()
-    for line in info.splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    return f"{cpu_name()}, {torch.get_num_threads()} threads, {versions}"
 
 
 def _git(*arguments: str) -> str:

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import training_cost
-from _report import RESULTS, describe_device, table, write_report
+from _report import RESULTS, describe_device, table, training_cost, write_report
 from metaworld_streaming import ROUTES, trainings
 
 from common.engine.config import parse_options

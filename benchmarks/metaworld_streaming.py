@@ -14,8 +14,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import episodes, scores, training_cost
-from _report import RESULTS, describe_device, table, write_report
+from _policies import episodes, scores
+from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import parse_options
 from common.engine.experiments import Job, run

@@ -6,7 +6,6 @@ killed ones resumed. Writes benchmarks/results/pusht_state.md.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import scores, training_cost
-from _report import RESULTS, describe_device, table, write_report
+from _policies import scores
+from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import load_config, parse_options
-from common.engine.experiments import RESULT, Job, run
+from common.engine.experiments import Job, run
 from control.policies.model import build
 from control.rollout import paired_difference
 from control.trainings import evaluation_options
@@ -79,7 +78,6 @@ def report(jobs: dict[str, list[Job]], iterations: int) -> str:
     heads = ["way of running", "mean score", "per training seed", "solved", "evaluations per call", "per action",
              "parameters"]  # fmt: skip
     every = [job for part in jobs.values() for job in part]
-    minutes = max(json.loads((job.work_dir / RESULT).read_text())["seconds"] for job in every) / 60
     layouts = found[REFERENCE].shape[1]
     return (
         f"All 206 human demonstrations, {iterations} iterations of 128 windows per network, {layouts} starts from seed "
@@ -89,7 +87,7 @@ def report(jobs: dict[str, list[Job]], iterations: int) -> str:
         + table(heads, lines)
         + "\n\nDifferences, paired by start and training seed, 95 % bootstrap over both:\n\n"
         + table(["difference", "score"], differences)
-        + f"\n\n{PUBLISHED}\n\nLongest training with its evaluation: {minutes:.0f} minutes. "
+        + f"\n\n{PUBLISHED}\n\n"
         + training_cost(every)
     )
 

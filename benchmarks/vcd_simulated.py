@@ -6,8 +6,6 @@ trainings are kept, killed ones resumed. Writes benchmarks/results/vcd_simulated
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +16,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _nds import paired_interval, records, score
-from _report import describe_device, table, write_report
+from _report import describe_device, table, training_cost, write_report
 
-from common.engine.experiments import RESULT, Job, run
-from common.engine.workdir import read_record
+from common.engine.experiments import Job, run, tutelage
 from perception.datasets.converter import create_infos
 from perception.datasets.metric import EVAL_SETS
 from perception.demo import warm_up
@@ -119,10 +116,8 @@ def evaluate(jobs: list[Job], data: Path, version: str) -> tuple[dict[str, list]
 def summarise(jobs: list[Job], found: dict[str, list], fast: list[int], draws: int) -> str:
     """The two tables."""
     metrics: dict[str, list[dict]] = {}
-    seconds = 0.0
     for job in jobs:
         metrics.setdefault(job.name.rsplit("/", 1)[0], []).append(job.result())
-        seconds += json.loads((job.work_dir / RESULT).read_text())["seconds"]
     rows = []
     for name in VARIANTS:
         values = {key: [m[key] for m in metrics[name]] for key in COLUMNS}
@@ -148,9 +143,16 @@ def summarise(jobs: list[Job], found: dict[str, list], fast: list[int], draws: i
         "NDS, t: Student's t over the seeds alone, on these scenes. Both hold for this common start and this simulated "
         "set, and no correction is made for reading several rows.\n\n"
         + table(["difference", "NDS", "NDS, t", "NDS per seed", "mAP"], differences)
-        + f"\n\nTrainings at commit {', '.join(commits(jobs))}; {seconds / 3600:.2f} hours of job time (each job's "
-        "last start), two jobs at a time.\n"
+        + "\n"
     )
+
+
+def tested(folder: Path, job: Job) -> bool:
+    """Whether `tutelage test` has left the metrics of this job's checkpoint, and of no earlier one, in a folder."""
+    found = folder / "metrics.json"
+    if not found.is_file() or found.stat().st_mtime < job.checkpoint.stat().st_mtime:
+        return False
+    return Path(json.loads(found.read_text())["checkpoint"]).resolve() == job.checkpoint.resolve()
 
 
 def probe(jobs: list[Job], common: dict, parallel: int) -> dict[str, list[dict]]:
@@ -163,15 +165,10 @@ def probe(jobs: list[Job], common: dict, parallel: int) -> dict[str, list[dict]]
         network, options = PROBES[name]
         job = by_name[f"{network}/{seed}"]
         out = job.work_dir.parents[1] / "probes" / slug(name) / f"seed{seed}"
-        if not (out / "metrics.json").is_file():
+        if not tested(out, job):
             pairs = [f"{key}={value}" for key, value in {**common, **options}.items()]
-            command = ["-m", "common.cli", "test", job.config, str(job.checkpoint), "--out", str(out)]
-            done = subprocess.run(
-                [sys.executable, *command, "--cfg-options", *pairs],
-                env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-            )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+            arguments = [job.config, str(job.checkpoint), "--out", str(out), "--cfg-options", *pairs]
+            tutelage("test", *arguments, echo=False, threads=1)
         return json.loads((out / "metrics.json").read_text())["metrics"]
 
     tasks = [(name, seed) for name in PROBES for seed in seeds]
@@ -196,15 +193,6 @@ def probe_table(jobs: list[Job], probes: dict[str, list[dict]]) -> str:
         + table(["network", *COLUMNS, "mAP per seed"], rows)
         + "\n"
     )
-
-
-def commits(jobs: list[Job]) -> list[str]:
-    """Commits that the trainings ran at, from their run.json."""
-    found = set()
-    for job in jobs:
-        source = read_record(job.work_dir)["starts"][-1]["source"] or {"commit": "unknown", "clean": True}
-        found.add(source["commit"][:12] + ("" if source["clean"] else " (dirty)"))
-    return sorted(found)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -238,6 +226,7 @@ def main() -> int:
     body += summarise([*jobs], *evaluate(jobs, data, summary.version), args.draws)
     common = {"data_root": str(data), "version": summary.version}
     body += probe_table(jobs, probe(jobs, common, args.parallel))
+    body += f"\n{training_cost([first, *jobs])}\n"
     path = write_report("vcd_simulated", "VCD on the simulated driving world", body, seeds=args.seeds,
                         device=describe_device())  # fmt: skip
     print(f"{body}\nwritten to {path}")

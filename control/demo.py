@@ -1,14 +1,12 @@
 """`make demo-control`: demonstrations, one network, four ways to run it, an ONNX file, a robot's loop, a report."""
 
 import argparse
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from common.engine.experiments import Job, run
+from common.engine.experiments import Job, run, tutelage
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.pictures import episode_frames, latency_plot, save_png, strip
@@ -32,16 +30,6 @@ def training(work_dir: Path, task: str, data: Path, iterations: int, episodes: i
     folder = work_dir / "policy"
     options = {**state_options(task, data), **evaluation_options(folder, episodes)}
     return Job("policy", CONFIG, folder, iterations, options, seed)
-
-
-def tutelage(*arguments: str) -> str:
-    """Run the command as a user would, showing its output. Raises RuntimeError when it fails."""
-    print(f"$ tutelage {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "common.cli", *arguments], stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
-    if done.returncode:
-        raise RuntimeError(f"tutelage {arguments[0]} failed with exit code {done.returncode}; see above")
-    return done.stdout
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from common.engine.experiments import Job, run
+from common.engine.experiments import Job, run, tutelage
 
 FAMILY = "configs/perception/vcd/{}_sim.py"
 COLUMNS = ("mAP", "NDS", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
@@ -42,21 +41,6 @@ def trainings(data: Path, version: str, work_dir: Path, iterations: tuple[int, i
     expert = job("expert", {})
     teacher = {"model.distiller.checkpoint": str(expert.checkpoint)}
     return [start, expert, job("baseline", {}), job("apprentice", teacher, ("expert",))]
-
-
-def tutelage(*arguments: str) -> str:
-    """Run the command as a user would, showing its output. Raises RuntimeError when it fails."""
-    print(f"$ tutelage {' '.join(arguments)}", flush=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "common.cli", *arguments], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
-    )
-    lines = []
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line)
-    if process.wait():
-        raise RuntimeError(f"tutelage {arguments[0]} failed with exit code {process.returncode}; see above")
-    return "".join(lines)
 
 
 def prepare(data: Path, train: int, val: int, seed: int) -> str:

@@ -88,6 +88,29 @@ class Job:
         return metrics
 
 
+def tutelage(*arguments: str, echo: bool = True, threads: int | None = None) -> str:
+    """Run the command as a user would and return its standard output.
+
+    echo: show the command and what it prints; else a failure shows the end of it. Raises RuntimeError when it fails.
+    """
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "common.cli", *arguments], env=environment, text=True, stdout=subprocess.PIPE,
+        stderr=None if echo else subprocess.STDOUT,
+    )  # fmt: skip
+    if echo:
+        print(f"$ tutelage {' '.join(arguments)}", flush=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if echo:
+            print(line, end="", flush=True)
+    if process.wait():
+        told = "see above" if echo else "".join(lines)[-2000:]
+        raise RuntimeError(f"tutelage {' '.join(arguments)} failed with exit code {process.returncode}: {told}")
+    return "".join(lines)
+
+
 def run(jobs: list[Job], *, parallel: int = 2) -> dict[str, dict]:
     """Run jobs, at most `parallel` processes at a time; those that run together share the cores evenly.
 

@@ -1,4 +1,4 @@
-"""What a work directory says about its run: run.json (seed, versions, commit) and the metrics as JSON lines."""
+"""What a work directory says about its run: run.json (seed, versions, device, commit) and the metrics as JSON lines."""
 
 import json
 import os
@@ -42,8 +42,22 @@ def commit() -> dict | None:
         return None
 
 
+def cpu_name() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def device_name() -> str:
+    """The GPU that mmengine trains on where torch sees one, else the CPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else cpu_name()
+
+
 def write_record(work_dir: str | os.PathLike, *, config: str | None, seed: int, world_size: int, resume) -> None:
-    """Append one start of a run to run.json: {"seed", "starts": [{time, command, versions, source, ...}]}."""
+    """Append one start of a run to run.json: {"seed", "starts": [{time, command, versions, device, source, ...}]}."""
     path = Path(work_dir) / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(work_dir) or {"starts": []}
@@ -57,6 +71,7 @@ def write_record(work_dir: str | os.PathLike, *, config: str | None, seed: int, 
             "world_size": world_size,
             "resume": resume if isinstance(resume, bool) else str(resume),
             "versions": versions(),
+            "device": device_name(),
             "source": commit(),
         }
     )
@@ -68,6 +83,16 @@ def write_record(work_dir: str | os.PathLike, *, config: str | None, seed: int, 
 def read_record(work_dir: str | os.PathLike) -> dict | None:
     path = Path(work_dir) / RECORD
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def training_seconds(work_dir: str | os.PathLike) -> float:
+    """Time that the iterations of a run took over all its starts, from the logged means per iteration; evaluations and
+    start-up are not in it, and an iteration that a resumed run repeats counts once."""
+    total, before = 0.0, 0
+    for row in read_metrics(work_dir):
+        total += row.get("time", 0.0) * (row["step"] - before)
+        before = row["step"]
+    return total
 
 
 def read_metrics(work_dir: str | os.PathLike, kind: str = "train") -> list[dict]:

@@ -106,12 +106,12 @@ class ConvNeXt(nn.Module):
         """Load a checkpoint of the official ImageNet release (`{"model": {...}}` or the state dict itself).
 
         Read with weights_only=True. Returns the keys left at their initial value ("fresh": the norms of inner outputs)
-        and those not used ("ignored": the classifier, stages above the last output). Raises CheckpointError, with
-        names, for every other missing or unexpected key and for shapes that differ.
+        and those not used ("ignored": the classifier, stages above the last output). Raises FileNotFoundError;
+        CheckpointError, with names, for every other missing or unexpected key and for shapes that differ.
         """
         path = Path(path)
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; give image_backbone weights of the official release")
+            raise FileNotFoundError(f"{path}: no such checkpoint of the official release")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:

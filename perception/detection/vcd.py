@@ -3,7 +3,6 @@
 expert: `lidar_prior=True`; baseline: neither; apprentice: `distiller=dict(type=Distiller, ...)`.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -126,8 +125,6 @@ class VCDDetector(Base3DDetector):
                 core.image_backbone.init_weights()
             if self.image_weights:
                 key = "model.image_weights"
-                if not Path(self.image_weights).is_file():
-                    raise FileNotFoundError(f"{self.image_weights}: no such checkpoint")
                 core.image_backbone.load_official(self.image_weights)
         except FileNotFoundError as error:
             raise FileNotFoundError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.engine.experiments import RESULT, Job
+from common.engine.experiments import RESULT, Job, tutelage
 from common.errors import ConfigError
 
 
@@ -45,6 +45,13 @@ def test_the_command_trains_in_several_processes_only_when_asked(tmp_path):
     assert command[command.index("--nproc_per_node") + 1] == "2"
     assert command[command.index("--launcher") + 1] == "pytorch"
     assert {"iterations=5", "x=1"} <= set(command)
+
+
+def test_the_command_line_returns_what_it_printed_and_a_failure_carries_its_end(capfd):
+    assert "train" in tutelage("--help", echo=False) and capfd.readouterr().out == ""
+    assert tutelage("--help") and "$ tutelage --help" in capfd.readouterr().out
+    with pytest.raises(RuntimeError, match=r"train nothing\.py failed with exit code \d+: (.|\n)*nothing\.py"):
+        tutelage("train", "nothing.py", echo=False)
 
 
 LONG = """

@@ -12,7 +12,7 @@ from common.engine.launch import use_amp
 from common.engine.runner import ResumableRunner
 from common.engine.test import test as evaluate
 from common.engine.train import train
-from common.engine.workdir import read_metrics, read_record
+from common.engine.workdir import cpu_name, read_metrics, read_record, training_seconds
 from common.errors import CheckpointError, ConfigError
 
 SHORT = {"train_cfg.max_iters": 4}
@@ -23,11 +23,22 @@ def test_the_work_directory_holds_config_seed_versions_log_metrics_tensorboard_a
     start = record["starts"][0]
     assert record["seed"] == 11 and start["versions"]["torch"] == torch.__version__
     assert {"python", "mmengine", "numpy"} <= start["versions"].keys() and start["command"]
+    assert start["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name())
     assert load_config(straight / "tiny_config.py").train_cfg.max_iters == 24
     assert [entry["step"] for entry in read_metrics(straight)] == list(range(1, 25))
     assert [entry["step"] for entry in read_metrics(straight, "val")] == [8, 16, 24]
     for pattern in ("*/*.log", "*/vis_data/events.out.tfevents.*", "iter_24.pth", "last_checkpoint"):
         assert list(straight.glob(pattern)), pattern
+
+
+def test_training_seconds_count_every_iteration_once_over_all_starts(tmp_path):
+    assert training_seconds(tmp_path) == 0
+    starts = {"a": [(10, 0.5), (20, 0.25)], "b": [(20, 0.125), (30, 1.0)]}  # killed after 20, resumed from 10
+    for name, rows in starts.items():
+        (tmp_path / name / "vis_data").mkdir(parents=True)
+        lines = [json.dumps({"iter": step, "step": step, "loss": 1.0, "time": time}) for step, time in rows]
+        (tmp_path / name / "vis_data" / "scalars.json").write_text("\n".join(lines) + "\n")
+    assert training_seconds(tmp_path) == 10 * 0.5 + 10 * 0.125 + 10 * 1.0
 
 
 def test_the_resolved_config_of_a_work_directory_trains_to_the_same_curve(tiny, straight):

@@ -93,7 +93,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
         torch.save(state, path)
         with pytest.raises(CheckpointError, match=message):
             net.load_official(path)
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such checkpoint"):
         net.load_official(tmp_path / "absent.pth")
 
 

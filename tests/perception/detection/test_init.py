@@ -33,13 +33,17 @@ def test_pretrained_weights_of_the_image_backbone_are_loaded_and_none_of_its_lay
 
 
 def test_a_missing_file_of_pretrained_weights_is_named(detector, tmp_path):
+    from perception.detection.convnext import ConvNeXt
+
     model = with_resnet(detector, tmp_path / "resnet50-gone.pth")
     with pytest.raises(FileNotFoundError, match=r"resnet50-gone\.pth"):
         model.init_weights()
     with pytest.raises(FileNotFoundError, match=r"model\.image_backbone\.init_cfg: .*random ones with --cfg-options"):
         model.init_weights()
     with pytest.raises(FileNotFoundError, match=r"model\.image_weights: gone\.pth: .*model\.image_weights=None"):
-        detector(image_weights="gone.pth").init_weights()
+        detector(
+            image_weights="gone.pth", image_backbone=dict(type=ConvNeXt, arch=((1, 1, 1, 1), (4, 4, 8, 8)))
+        ).init_weights()
 
 
 def test_boxes_and_scores_start_from_their_bias_and_a_backbone_without_init_weights_is_left_alone(detector):
