@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from common.engine.experiments import Job
+from control.rollout import paired_difference, wilson
 
 
 def episodes(job: Job, plan: str) -> list[dict]:
@@ -21,3 +22,18 @@ def scores(jobs: list[Job], plan: str, key: str = "success") -> np.ndarray:
     if any(row != seeds[0] for row in seeds):
         raise ValueError(f"{', '.join(job.name for job in jobs)}: the evaluations have different layouts; train anew")
     return np.array([[float(one[key]) for one in row] for row in found])
+
+
+def interval(found: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of (trainings, layouts), by the bootstrap over both: layouts and trainings have rates
+    of their own, so the episodes are not independent trials. Where all episodes agree, Wilson's."""
+    found = np.asarray(found, float)
+    if np.ptp(found):
+        return paired_difference(np.zeros_like(found), found)[1:]
+    return wilson(int(found.sum()), found.size)
+
+
+def rate(found: np.ndarray) -> str:
+    """Mean of (trainings, layouts) with its interval."""
+    low, high = interval(found)
+    return f"{found.mean():.2f} [{low:.2f}, {high:.2f}]"

@@ -1,9 +1,9 @@
 """One network evaluation per control step against Diffusion Policy, Streaming Diffusion Policy and behaviour cloning.
 
 Six Meta-World tasks, two reactive tasks and the two-route task; three training seeds; fifty held-out layouts each. One
-mixture-trained network per task and seed runs as DDPM-100, DDIM-10 and as a ladder. Negative control: a network trained
-on independent levels alone. Finished trainings are kept, killed ones resumed. Writes
-benchmarks/results/metaworld_streaming.md.
+mixture-trained network per task and seed runs as DDPM-100, DDIM-10 and as a ladder; on two tasks a network trained on
+equal levels alone shows what the mixture costs Diffusion Policy. Negative control: a network trained on independent
+levels alone. Finished trainings are kept, killed ones resumed. Writes benchmarks/results/metaworld_streaming.md.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import episodes, scores
+from _policies import episodes, rate, scores
 from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import parse_options
 from common.engine.experiments import Job, run
 from control.envs.registry import TASKS
 from control.policies.evaluation import actor
-from control.rollout import paired_difference, wilson
+from control.rollout import paired_difference
 from control.timing import step_times, undisturbed_worst
 from control.trainings import cost, demonstrations, evaluation_options, state_options, trained
 
@@ -32,12 +32,18 @@ ROUTES = "TwoRoutes-v0"
 ROWS = {  # row: (config, plan)
     "Diffusion Policy, DDPM-100": ("streaming", "DDPM100"),
     "Diffusion Policy, DDIM-10": ("streaming", "DDIM10"),
+    "Diffusion Policy, DDIM-10, one action per call": ("streaming", "DDIM10x1"),
     "Streaming Diffusion Policy, as published": ("sdp", "SDP"),
     "ours: ladder, one evaluation per control step": ("streaming", "streaming"),
     "behaviour cloning, MLP": ("cloning", "BC"),
     "ladder on a network of independent levels": ("iid", "streaming"),
 }
 REFERENCE, OURS = "Diffusion Policy, DDPM-100", "ours: ladder, one evaluation per control step"
+ALONE = {  # row: (config, plan); networks of Diffusion Policy's own training, on these tasks only
+    "DDPM-100, trained on equal levels alone": ("dp", "DDPM100"),
+    "DDIM-10, trained on equal levels alone": ("dp", "DDIM10"),
+}
+ALONE_ON = ("MetaWorld-push-v3", "MetaWorld-reach-moving-v0")
 CONFIGS = tuple(dict.fromkeys(config for config, _ in ROWS.values()))
 
 
@@ -56,11 +62,13 @@ def trainings(
     jobs = {}
     for task in tasks:
         shared = {**state_options(task, demonstrations(work_dir, task, count)), **(options or {})}
-        for config in configs:
+        for config in (*configs, *(("dp",) if task in ALONE_ON and configs == CONFIGS else ())):
             path, jobs[task, config] = f"configs/control/sdp/{config}_metaworld_state.py", []
             for seed in seeds:
                 folder = work_dir / task / config / f"seed{seed}"
                 given = {**shared, **evaluation_options(folder, layouts)}
+                if config == "streaming":  # no row runs the ladder of chunks
+                    given["val_cfg.plans.SDP"] = None
                 jobs[task, config].append(Job(f"{task}/{config}/{seed}", path, folder, iterations, given, seed))
     return jobs
 
@@ -71,12 +79,6 @@ def of_row(jobs: dict, task: str, row: str) -> np.ndarray:
     return scores(jobs[task, config], plan)
 
 
-def rate(found: np.ndarray) -> str:
-    """A share of `found` (0 and 1) with its interval."""
-    low, high = wilson(int(found.sum()), found.size)
-    return f"{found.mean():.2f} [{low:.2f}, {high:.2f}]"
-
-
 def gap(first: np.ndarray, second: np.ndarray) -> str:
     """Mean of second - first with its interval."""
     mean, low, high = paired_difference(first, second)
@@ -84,7 +86,7 @@ def gap(first: np.ndarray, second: np.ndarray) -> str:
 
 
 def success_table(jobs: dict, tasks: tuple[str, ...]) -> str:
-    """Success per task with Wilson's interval over all trainings' episodes."""
+    """Success per task with its interval over layouts and trainings."""
     lines = []
     for row in ROWS:
         found = [of_row(jobs, task, row) for task in tasks]
@@ -103,6 +105,16 @@ def differences(jobs: dict, tasks: tuple[str, ...]) -> str:
     return table(["difference", *(task.removeprefix("MetaWorld-") for task in tasks), "all"], lines)
 
 
+def alone(jobs: dict) -> str:
+    """Diffusion Policy on networks of its own training, and what the mixture's do more or less, task by task."""
+    lines = []
+    for task in (task for task in ALONE_ON if (task, "dp") in jobs):
+        for row, (config, plan) in ALONE.items():
+            own, mixed = scores(jobs[task, config], plan), scores(jobs[task, "streaming"], plan)
+            lines.append([f"{task.removeprefix('MetaWorld-')}: {row}", rate(own), rate(mixed), gap(own, mixed)])
+    return table(["", "success", "the mixture's network", "mixture - alone"], lines)
+
+
 def routes(jobs: dict) -> str:
     """The two-route task: by which side the rollouts passed, how many changed sides or met the obstacle."""
     lines, into = [], {}
@@ -110,15 +122,16 @@ def routes(jobs: dict) -> str:
         found = [[one["info"] for one in episodes(job, plan)] for job in jobs[ROUTES, config]]
         side, switches, hit = (np.array([[int(one[key]) for one in row_] for row_ in found])
                                for key in ("side", "switches", "collision"))  # fmt: skip
-        passed, into[row] = side[side != 0], (hit > 0) & (switches > 0)
-        right = rate(passed > 0) if passed.size else "none passed"
-        lines.append([row, rate(of_row(jobs, ROUTES, row)), right, rate(switches > 0), rate(hit > 0), rate(into[row])])
-    heads = ["", "success", "passed on the right", "changed sides", "met the obstacle", "changed sides and met it"]
+        into[row] = (hit > 0) & (switches > 0)
+        shares = (side < 0, side > 0, switches > 0, hit > 0, into[row])
+        lines.append([row, rate(of_row(jobs, ROUTES, row)), *map(rate, shares)])
+    heads = ["", "success", "passed on the left", "passed on the right", "changed sides", "met the obstacle",
+             "changed sides and met it"]  # fmt: skip
     return (
         table(heads, lines)
         + "\n\nChanged sides and met the obstacle, ours - Diffusion Policy (DDPM-100), paired as above: "
         + gap(into[REFERENCE], into[OURS])
-        + ". Passed on the right: of the rollouts that passed the obstacle at all."
+        + ". All shares are of all rollouts; what passed on neither side met the obstacle or ran out of time."
     )
 
 
@@ -170,12 +183,15 @@ def main(argv: list[str] | None = None) -> int:
     plain, reactive = (tuple(task for task in group if task in args.tasks) for group in (PLAIN, REACTIVE))
     parts = [
         f"{args.demonstrations} demonstrations and {args.iterations} iterations per network, {args.layouts} held-out "
-        f"layouts per task and training, {len(args.seeds)} trainings. Success with its 95 % Wilson interval over all "
-        "episodes of a cell; differences paired by layout and training seed, 95 % bootstrap over both."
+        f"layouts per task and training, {len(args.seeds)} trainings. Success and differences (paired by layout and "
+        "training seed) with 95 % bootstrap intervals over layouts and trainings; where all episodes of a cell agree, "
+        "Wilson's. Diffusion Policy's rows and ours are the same networks, trained on a mixture of noise levels."
     ]
     for title, tasks in (("Meta-World", plain), ("Reactive tasks", reactive)):
         if tasks:
             parts += [f"## {title}", success_table(jobs, tasks), differences(jobs, tasks)]
+    if any(config == "dp" for _, config in jobs):
+        parts += ["## Diffusion Policy on networks of its own training", alone(jobs)]
     if ROUTES in args.tasks:
         parts += ["## Two routes", routes(jobs)]
     parts += ["## Latency per control step", latency(jobs, args.tasks[0], args.steps)]

@@ -123,16 +123,19 @@ def chunk_ladder(steps: int, execute: int, prefix: int = 0) -> Pattern:
     return draw
 
 
-def delayed_ladder(steps: int, execute: int, max_delay: int, jitter: float = 0.0) -> Pattern:
+def delayed_ladder(steps: int, execute: int | tuple[int, ...], max_delay: int, jitter: float = 0.0) -> Pattern:
     """Ladders behind a clean prefix of 0..max_delay positions, any phase: resting ladder less a uniform part of a rung.
 
-    jitter: half width, in levels, of uniform noise that every noisy position gets on top.
+    execute: actions per chunk; of several, one is drawn per sample. jitter: half width, in levels, of uniform noise
+    that every noisy position gets on top.
     """
+    kinds = (execute,) if isinstance(execute, int) else tuple(execute)
 
     def draw(batch: int, horizon: int, g) -> Tensor:
-        delays = _uniform((batch,), 0, max_delay, g)
-        resting = torch.stack([delayed(horizon, execute, d) for d in range(max_delay + 1)])[delays]
-        rung = execute / (horizon - delays.double()).clamp_min(1)
+        ladders = [(delayed(horizon, e, d), 1 / ((horizon - d) // e)) for e in kinds for d in range(max_delay + 1)]
+        mine = _uniform((batch,), 0, len(ladders) - 1, g)
+        resting = torch.stack([levels for levels, _ in ladders])[mine]
+        rung = torch.tensor([height for _, height in ladders], dtype=torch.float64)[mine]
         noisy = resting > 0
         levels = resting - torch.rand((batch, 1), generator=g, dtype=torch.float64) * rung[:, None]
         levels = levels + jitter * (2 * torch.rand((batch, horizon), generator=g, dtype=torch.float64) - 1)

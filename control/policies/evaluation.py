@@ -87,8 +87,8 @@ def actor(model, plan: dict):
 class RolloutLoop(BaseLoop):
     """Rolls every plan out on every held-out layout.
 
-    Args: task; plans: name -> config of a plan function and `primer`; parallel environments; strips: of how many
-        layouts a test draws a strip of frames per plan, WORK_DIR/PLAN_SEED.png; rollout arguments.
+    Args: task; plans: name -> config of a plan function and `primer`, or None to leave it out; parallel environments;
+        strips: of how many layouts a test draws a strip of frames per plan, WORK_DIR/PLAN_SEED.png; rollout arguments.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class RolloutLoop(BaseLoop):
     ):
         super().__init__(runner, dataloader)
         self.evaluator = runner.build_evaluator(evaluator) if isinstance(evaluator, dict | list) else evaluator
-        self.task, self.plans, self.parallel, self.strips, self.kwargs = task, plans, parallel, strips, kwargs
+        self.task, self.parallel, self.strips, self.kwargs = task, parallel, strips, kwargs
+        self.plans = {name: plan for name, plan in plans.items() if plan is not None}
 
     def run(self) -> dict[str, float]:
         phase = "test" if self.runner.val_loop is not self else "val"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.engine.config import load_config
+from common.engine.config import load_config, parse_options
 from common.engine.experiments import Job
 from control.demonstrations.store import read_minari
 from control.policies.evaluation import actor
 from control.policies.model import build
+from control.rollout import wilson
 from control.timing import observed_states, step_times, undisturbed_worst
 from control.trainings import cost, demonstrations
 
@@ -75,7 +76,7 @@ def two_routes(tmp_path):
     steady = [route(1), route(-1), route(-1), route(1)]
     jobs = {}
     plans = {
-        "streaming": {"DDPM100": bouncing, "DDIM10": bouncing, "SDP": steady, "streaming": steady},
+        "streaming": {"DDPM100": bouncing, "DDIM10": bouncing, "DDIM10x1": bouncing, "streaming": steady},
         "sdp": {"SDP": steady},
         "cloning": {"BC": [route(collision=True)] * 4},
         "iid": {"streaming": bouncing},
@@ -92,10 +93,10 @@ def cells(text, row):
 
 def test_the_table_of_routes_counts_sides_switches_and_collisions(tmp_path):
     text = metaworld.routes(two_routes(tmp_path))
-    # success, right among those that passed, changed sides, met the obstacle, both
-    assert cells(text, metaworld.REFERENCE) == ["0.75", "0.67", "0.25", "0.25", "0.25"]
-    assert cells(text, metaworld.OURS) == ["1.00", "0.50", "0.00", "0.00", "0.00"]
-    assert cells(text, "behaviour cloning, MLP") == ["0.00", "none", "0.00", "1.00", "0.00"]
+    # success, left and right of all rollouts, changed sides, met the obstacle, both
+    assert cells(text, metaworld.REFERENCE) == ["0.75", "0.25", "0.50", "0.25", "0.25", "0.25"]
+    assert cells(text, metaworld.OURS) == ["1.00", "0.50", "0.50", "0.00", "0.00", "0.00"]
+    assert cells(text, "behaviour cloning, MLP") == ["0.00", "0.00", "0.00", "0.00", "1.00", "0.00"]
     assert "ours - Diffusion Policy (DDPM-100), paired as above: -0.250" in text
 
 
@@ -104,6 +105,44 @@ def test_differences_are_ours_minus_the_others_and_pair_the_layouts(tmp_path):
     assert cells(text, f"ours - {metaworld.REFERENCE}")[0] == "+0.250"
     assert cells(text, "ours - behaviour cloning, MLP") == ["+1.000", "+1.000"]
     assert not any(line.startswith(f"| ours - {metaworld.OURS}") for line in text.splitlines())
+
+
+def test_intervals_know_that_episodes_of_one_layout_or_training_are_alike():
+    layouts = np.tile(np.arange(50) < 25, (3, 1))  # half of the layouts always solved, by every training
+    trainings = np.repeat([[1], [1], [0]], 50, 1)  # a training that failed
+    low, high = wilson(75, 150)
+    for found in (layouts, trainings):
+        mine = shared.interval(found)
+        assert mine[1] - mine[0] > 1.5 * (high - low) and mine[0] < found.mean() < mine[1]
+    assert shared.interval(np.ones((3, 50))) == wilson(150, 150)
+
+
+def test_the_mixtures_price_is_told_on_the_tasks_that_have_both_networks(tmp_path):
+    task = metaworld.ALONE_ON[0]
+    rows = {"DDPM100": [(1, {}), (0, {})], "DDIM10": [(1, {}), (1, {})]}
+    jobs = {
+        (task, config): [finished(tmp_path, config, seed, plans) for seed in (0, 1)]
+        for config, plans in (("dp", rows), ("streaming", {name: [(0, {}), (0, {})] for name in rows}))
+    }
+    text = metaworld.alone(jobs)
+    assert cells(text, "push-v3: DDPM-100, trained on equal levels alone") == ["0.50", "0.00", "-0.500"]
+    assert cells(text, "push-v3: DDIM-10, trained on equal levels alone") == ["1.00", "0.00", "-1.000"]
+
+
+def test_networks_of_equal_levels_are_trained_on_their_tasks_and_the_unread_plan_is_left_out(tmp_path):
+    tasks = ["TwoRoutes-v0", "MetaWorld-reach-moving-v0"]
+    for task in tasks:
+        (tmp_path / "demonstrations" / f"{task}-3").mkdir(parents=True)
+    jobs = metaworld.trainings(tmp_path, tasks, [0], 200, 3, 2)
+    assert {task for task, config in jobs if config == "dp"} == {"MetaWorld-reach-moving-v0"}
+    command = jobs["TwoRoutes-v0", "streaming"][0].command()
+    cfg = load_config(
+        "configs/control/sdp/streaming_metaworld_state.py", parse_options(command[command.index("--cfg-options") + 1 :])
+    )
+    assert cfg.val_cfg.plans.SDP is None and cfg.val_cfg.plans.streaming
+    assert metaworld.trainings(tmp_path, tasks, [0], 200, 3, 2, ("streaming",)).keys() == {
+        (t, "streaming") for t in tasks
+    }
 
 
 def test_demonstrations_of_another_number_are_collected_and_not_taken_for_these(tmp_path):

@@ -1,8 +1,9 @@
 """One network for every way of running: a noise level per action position, trained on a mixture of level patterns.
 
-0.6 ladders behind a clean prefix of 0 to 4 positions (streaming, with and without delay), 0.2 equal levels (Diffusion
-Policy), 0.2 independent ones. Evaluated as DDPM, as DDIM, as a ladder of chunks, and as a ladder of single actions:
-one evaluation per control step, on the very levels that the ladders of the training end at.
+0.4 ladders of single actions behind a clean prefix of 0 to 4 positions (streaming, with and without delay), 0.2 ladders
+of chunks of 2, 4 or 8 actions (Streaming Diffusion Policy), 0.2 equal levels (Diffusion Policy), 0.2 independent ones.
+Evaluated as DDPM, as DDIM, also with a call per action, as a ladder of chunks, and as a ladder of single actions: one
+evaluation per control step.
 
 Windows reach behind their episode: a policy that is called every step acts on the last observations too."""
 
@@ -29,7 +30,8 @@ model = dict(
     prediction="x0",
     patterns=dict(
         equal=(0.2, dict(type=equal, steps=steps)),
-        ladder=(0.6, dict(type=delayed_ladder, steps=steps, execute=1, max_delay=4)),
+        ladder=(0.4, dict(type=delayed_ladder, steps=steps, execute=1, max_delay=4)),
+        chunks=(0.2, dict(type=delayed_ladder, steps=steps, execute=(2, 4, 8), max_delay=0)),
         iid=(0.2, dict(type=iid, steps=steps)),
     ),
 )
@@ -37,6 +39,7 @@ val_cfg.update(
     plans=dict(
         DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, eta=1.0),
         DDIM10=dict(type=chunk_plan, execute=8, evaluations=10),
+        DDIM10x1=dict(type=chunk_plan, execute=1, evaluations=10),
         SDP=dict(type=ladder_plan, execute=8, evaluations=50, eta=1.0),
         streaming=dict(type=ladder_plan, execute=1, evaluations=1),
     )

@@ -129,6 +129,16 @@ def test_delayed_training_covers_every_resting_pattern_and_every_phase_between()
         )
 
 
+def test_ladders_of_several_chunk_sizes_hold_the_resting_levels_of_each():
+    drawn = delayed_ladder(96, (2, 4, 8), 0)(6_000, 16, torch.Generator().manual_seed(0))
+    chunks = torch.tensor([len(row.unique()) for row in drawn])
+    for execute in (2, 4, 8):
+        mine = drawn[chunks == 16 // execute]
+        assert abs(len(mine) / 6_000 - 1 / 3) < 0.03
+        assert torch.equal(mine.amax(0), Ladder(horizon=16, execute=execute).resting())
+        assert torch.equal(mine, mine[:, ::execute].repeat_interleave(execute, 1))
+
+
 def test_jitter_moves_single_positions_and_leaves_the_clean_prefix():
     drawn = delayed_ladder(96, 1, 2, jitter=0.05)(500, 16, torch.Generator().manual_seed(0))
     assert (drawn.diff(dim=1) < 0).any() and ((drawn == 0).sum(1) <= 2).all() and drawn.max() <= 1
