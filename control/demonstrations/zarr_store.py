@@ -13,7 +13,7 @@ def read_zarr(path: str | Path, observations: dict[str, str] | None = None) -> l
 
     observations: our name -> key in data/, by default {"state": "state"}. The last observation of an episode stands
     twice: the layout holds none after the last action.
-    Raises: DataError naming the file and the key that is missing or too short.
+    Raises: DataError naming the file, and the key that is missing or too short or the episode that is not finite.
     """
     import zarr
 
@@ -40,6 +40,7 @@ def read_zarr(path: str | Path, observations: dict[str, str] | None = None) -> l
         part = {name: values[[*range(begin, end), end - 1]] for name, values in arrays.items()}
         rewards = np.zeros(end - begin, np.float32)
         episodes.append(Episode(part, action[begin:end], rewards))
+        episodes[-1].check(f"{path}, episode {len(episodes) - 1}")
         begin = end
     return episodes
 

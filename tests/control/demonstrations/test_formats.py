@@ -46,6 +46,60 @@ def test_lerobot_gives_back_what_was_written_with_its_metadata(tmp_path):
     assert frames["frame_index"][:6] == [0, 1, 2, 3, 4, 0] and frames["timestamp"][1] == pytest.approx(0.05)
 
 
+def test_lerobot_finds_the_name_of_a_task_in_the_index_as_its_own_reader_does(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    folder = write_lerobot(tmp_path / "set", episodes(), fps=20.0, task="reach the goal")
+    tasks = pandas.read_parquet(folder / "meta" / "tasks.parquet")
+    assert tasks.iloc[0].name == "reach the goal" and tasks.index.name == "task"
+    assert tasks.loc["reach the goal"].task_index == 0 and list(tasks.columns) == ["task_index"]
+
+
+def test_lerobots_tools_find_what_they_combine_and_extend(tmp_path):
+    """Statistics of every feature, per episode too; the place of each episode's row; limits of files; whole fps."""
+    import pyarrow.parquet as pq
+
+    found = episodes()
+    folder = write_lerobot(tmp_path / "set", found, fps=20.0, task="t")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    assert type(info["fps"]) is int and {"data_files_size_in_mb", "video_files_size_in_mb"} <= set(info)
+    statistics = json.loads((folder / "meta" / "stats.json").read_text())
+    assert set(statistics) == set(info["features"]) and statistics["frame_index"]["max"] == [6]
+    actions = np.concatenate([e.actions for e in found])
+    for key, q in {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}.items():
+        np.testing.assert_allclose(statistics["action"][key], np.quantile(actions, q, 0), rtol=1e-5)
+    rows = pq.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pydict()
+    assert rows["meta/episodes/chunk_index"] == rows["meta/episodes/file_index"] == [0, 0, 0]
+    assert {f"stats/{a}/{b}" for a in statistics for b in statistics[a]} <= set(rows)
+    np.testing.assert_allclose(rows["stats/action/mean"][1], found[1].actions.mean(0), rtol=1e-5)
+    assert rows["stats/index/min"] == [[0], [5], [11]]
+    with pytest.raises(DataError, match=r"fps 12\.5 for .*other: LeRobot knows whole frames per second"):
+        write_lerobot(tmp_path / "other", found, fps=12.5, task="t")
+    found[1].observations = {"points": found[1].observations["state"]}
+    with pytest.raises(DataError, match=r"episode 1 has no observation 'state' but \['points'\].*--observe state"):
+        write_lerobot(tmp_path / "other", found, fps=20, task="t")
+
+
+def test_a_feature_of_width_1_is_a_number_as_lerobot_reads_it(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = [Episode(e.observations, e.actions[:, :1], e.rewards) for e in episodes()]
+    folder = write_lerobot(tmp_path / "set", found, fps=20, task="t")
+    assert pq.read_schema(folder / "data/chunk-000/file-000.parquet").field("action").type == pa.float32()
+    assert same(read_lerobot(folder), found)
+
+
+def test_values_that_are_not_finite_are_refused_with_file_and_episode(tmp_path):
+    found = episodes()
+    found[1].actions[2, 0] = np.nan
+    folder = write_lerobot(tmp_path / "set", found, fps=20, task="t")
+    with pytest.raises(DataError, match=r"set/data/chunk-000/file-000\.parquet, episode 1: actions holds values"):
+        read_episodes(folder)
+    write_zarr(tmp_path / "buffer.zarr", found)
+    with pytest.raises(DataError, match=r"buffer\.zarr, episode 1: actions holds values that are not finite"):
+        read_episodes(tmp_path / "buffer.zarr")
+
+
 def test_damaged_lerobot_sets_are_named(tmp_path):
     with pytest.raises(DataError, match="this is no LeRobot data set"):
         read_lerobot(tmp_path)
@@ -62,6 +116,9 @@ def test_damaged_lerobot_sets_are_named(tmp_path):
         read_lerobot(folder)
     info.write_text(whole.replace('"total_frames": 18', '"total_frames": 19'))
     with pytest.raises(DataError, match="18 frames of 19: it is cut short"):
+        read_lerobot(folder)
+    info.write_text(whole.replace('"total_episodes": 3', '"total_episodes": 4'))
+    with pytest.raises(DataError, match="no frame of episode 3: it is cut short"):
         read_lerobot(folder)
     info.write_text(whole)
     file = folder / "data/chunk-000/file-000.parquet"
