@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from control.demonstrations.store import Episode, write_minari
 from control.workers import Pool, local_pool, ray_pool
 
@@ -92,7 +92,8 @@ def collect(
 
     The result is a pure function of the arguments, whatever the pool. A killed collection goes on where it stopped.
     Returns: a summary with the expert's success rate. Raises: ConfigError for seeds reserved for evaluation or a folder
-    with another collection; RuntimeError when the expert fails too often.
+    with another collection; DataError when its record of settings is damaged; RuntimeError when the expert fails too
+    often.
     """
     from control.envs import make
     from control.envs.registry import task
@@ -106,10 +107,7 @@ def collect(
     name = task(settings.task).name
     work = out.with_name(out.name + ".collecting")
     work.mkdir(parents=True, exist_ok=True)
-    identity, record = json.dumps({**asdict(settings), "task": name}), work / "settings.json"
-    if record.is_file() and record.read_text() != identity:
-        raise ConfigError(f"{work} holds another collection: remove it, or choose another folder")
-    record.write_text(identity)
+    _claim(work, json.dumps({**asdict(settings), "task": name}))
     with pool or local_pool() as workers:
         kept = _successes(settings, work, range(seed, seed + most), episodes, workers, progress)
     if len(kept) < episodes:
@@ -130,6 +128,28 @@ def collect(
     write_minari(out, found, env, identifier=f"tutelage/{name}", description={"description": json.dumps(summary)})
     shutil.rmtree(work)
     return summary
+
+
+def _claim(work: Path, identity: str) -> None:
+    """Record once which settings the episodes in `work` belong to, and refuse those of others."""
+    record = work / "settings.json"
+    if not record.is_file():
+        beside = work / "settings.partial"
+        beside.write_text(identity)
+        beside.rename(record)
+        return
+    try:
+        found = json.loads(record.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{record} is damaged ({error}); the episodes beside it are fine. If they were collected with {identity}, "
+            "remove that one file and start again: the collection goes on where it stopped. Else choose another folder"
+        ) from error
+    if found != json.loads(identity):
+        raise ConfigError(
+            f"{work} holds another collection, of {json.dumps(found)}, wanted {identity}: go on with its settings, "
+            "choose another folder, or remove it with its episodes"
+        )
 
 
 def _successes(settings, work: Path, seeds: range, wanted: int, pool: Pool, progress: bool) -> list[int]:

@@ -127,6 +127,61 @@ def test_a_killed_collection_goes_on_where_it_stopped(tmp_path):
     assert folder_bytes(out) == folder_bytes(tmp_path / "whole") and not work.exists()
 
 
+class Interrupted(local_pool):
+    """A pool of this process that is interrupted after three results."""
+
+    left = 3
+
+    def next(self):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().next()
+
+
+def test_a_damaged_record_of_settings_is_named_and_costs_no_episode(tmp_path):
+    out, settings = tmp_path / "out", Settings("TwoRoutes-v0")
+    work, record = tmp_path / "out.collecting", tmp_path / "out.collecting" / "settings.json"
+    with pytest.raises(KeyboardInterrupt):
+        collect(settings, out, 5, pool=Interrupted(1), progress=False)
+    whole, kept = record.read_text(), {path: path.stat().st_mtime_ns for path in work.glob("[0-9]*")}
+    assert len(kept) == 3 and [path.name for path in work.glob("settings*")] == ["settings.json"]
+    for damaged in ("", whole[:-5]):
+        record.write_text(damaged)
+        with pytest.raises(DataError, match=r"settings\.json is damaged.*episodes beside it are fine.*remove that one"):
+            collect(settings, out, 5, pool=local_pool(1), progress=False)
+        assert record.read_text() == damaged
+    record.unlink()  # as the message says
+    with pytest.raises(KeyboardInterrupt):
+        collect(settings, out, 8, pool=Interrupted(1), progress=False)
+    assert record.read_text() == whole and all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    collect(settings, out, 5, pool=local_pool(1), progress=False)
+    collect(settings, tmp_path / "whole", 5, pool=local_pool(1), progress=False)
+    assert folder_bytes(out) == folder_bytes(tmp_path / "whole")
+
+
+def test_a_record_of_settings_is_written_once_and_whole_or_not_at_all(tmp_path, monkeypatch):
+    out, settings = tmp_path / "out", Settings("TwoRoutes-v0")
+    record = tmp_path / "out.collecting" / "settings.json"
+    write = Path.write_text
+
+    def killed(path, text):
+        write(path, text[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        collect(settings, out, 5, pool=local_pool(1), progress=False)
+    assert not record.exists()
+    monkeypatch.undo()
+    with pytest.raises(KeyboardInterrupt):
+        collect(settings, out, 5, pool=Interrupted(1), progress=False)
+    stamp = record.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        collect(settings, out, 8, pool=Interrupted(1), progress=False)
+    assert record.stat().st_mtime_ns == stamp
+
+
 def test_layouts_of_the_evaluation_are_refused_and_an_existing_folder_is_kept(tmp_path, capsys):
     with pytest.raises(ConfigError, match="kept for evaluation"):
         collect(Settings("TwoRoutes-v0"), tmp_path / "x", 5, seed=EVALUATION_SEEDS - 5)
