@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import ConfigError, DataError
-from control.demonstrations.store import Episode, write_minari
+from control.demonstrations.lerobot import NO_STATE, write_lerobot
+from control.demonstrations.store import Episode, read_minari, write_minari
 from control.workers import Pool, local_pool, ray_pool
 
 EVALUATION_SEEDS = 100_000
@@ -193,19 +194,53 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--ray", metavar="ADDRESS", help="run the episodes as Ray tasks; 'local' starts a Ray of its own"
     )
+    parse.add_argument(
+        "--lerobot", type=Path, metavar="FOLDER",
+        help="also write state and actions as a LeRobot v3.0 data set; a finished collection in OUT is exported",
+    )  # fmt: skip
     return parse
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.out.exists():
+    if args.out.exists() and not args.lerobot:
         print(f"{args.out} exists: remove it, or choose another folder", file=sys.stderr)
         return 2
-    settings = Settings(args.task, args.noise, tuple(args.observe))
-    pool = ray_pool(args.ray, args.workers) if args.ray else local_pool(args.workers)
-    summary = collect(settings, args.out, args.episodes, args.seed, pool)
+    if args.lerobot and args.lerobot.exists():
+        print(f"--lerobot {args.lerobot} exists: remove it, or choose another folder", file=sys.stderr)
+        return 2
+    if args.lerobot and "state" not in args.observe:
+        raise ConfigError(f"--lerobot: {NO_STATE}")
+    if args.out.exists():
+        summary = _collected(args)
+    else:
+        settings = Settings(args.task, args.noise, tuple(args.observe))
+        pool = ray_pool(args.ray, args.workers) if args.ray else local_pool(args.workers)
+        summary = collect(settings, args.out, args.episodes, args.seed, pool)
+    if args.lerobot:
+        from control.envs import make
+
+        rate = make(args.task).unwrapped.control_hz
+        write_lerobot(args.lerobot, read_minari(args.out), rate, task=summary["task"])
     print(json.dumps(summary))
     return 0
+
+
+def _collected(args: argparse.Namespace) -> dict:
+    """Summary of the collection in `args.out`. Raises ConfigError unless it is what the arguments ask for."""
+    from control.envs.registry import task
+
+    try:
+        summary = json.loads(json.loads((args.out / "data" / "metadata.json").read_text())["description"])
+        found = {**{key: summary[key] for key in ("task", "episodes", "noise")}, "seed": summary["seeds"][0]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{args.out} exists and is no collection of this command ({error!r}): choose another folder"
+        ) from error
+    wanted = {"task": task(args.task).name, "episodes": args.episodes, "noise": args.noise, "seed": args.seed}
+    if found != wanted:
+        raise ConfigError(f"{args.out} holds {found}, wanted {wanted}: give its options, or choose another folder")
+    return summary
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from common.errors import ConfigError, DataError
 from control.demonstrations.collect import EVALUATION_SEEDS, Settings, collect, main, roll_out
 from control.demonstrations.experts import expert_for, route
+from control.demonstrations.lerobot import read_lerobot
 from control.demonstrations.store import read_minari
 from control.envs import TASKS, make
 from control.workers import local_pool, ray_pool
@@ -188,6 +189,40 @@ def test_layouts_of_the_evaluation_are_refused_and_an_existing_folder_is_kept(tm
     (tmp_path / "there").mkdir()
     assert main(["TwoRoutes-v0", str(tmp_path / "there")]) == 2
     assert "exists: remove it" in capsys.readouterr().err
+
+
+def test_a_collection_is_exported_to_lerobot_when_it_is_made_and_later(tmp_path, capsys):
+    out, export = tmp_path / "out", tmp_path / "lerobot"
+    command = ["TwoRoutes-v0", str(out), "--episodes", "2", "--workers", "1", "--lerobot"]
+    assert main([*command, str(export)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert main([*command, str(tmp_path / "later")]) == 0  # the collection is there: nothing is rolled out again
+    assert json.loads(capsys.readouterr().out) == summary
+    for folder in (export, tmp_path / "later"):
+        for one, stored in zip(read_lerobot(folder), read_minari(out), strict=True):
+            np.testing.assert_array_equal(one.actions, stored.actions)
+            np.testing.assert_array_equal(one.observations["state"][:-1], stored.observations["state"][:-1])
+        assert json.loads((folder / "meta" / "info.json").read_text())["fps"] == 20
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(export / "meta" / "tasks.parquet")["task"].to_pylist() == ["TwoRoutes-v0"]
+
+
+def test_an_export_that_cannot_be_is_refused_before_anything_is_collected(tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "there").mkdir()
+    command = ["TwoRoutes-v0", str(out), "--episodes", "1", "--workers", "1", "--lerobot"]
+    assert main([*command, str(tmp_path / "there")]) == 2
+    assert "--lerobot" in (told := capsys.readouterr().err) and "there exists: remove it" in told
+    with pytest.raises(ConfigError, match="--lerobot: the export holds state and actions"):
+        main([*command, str(tmp_path / "new"), "--observe", "points"])
+    assert not out.exists() and not list(tmp_path.glob("*.collecting"))
+    assert main(command[:-1]) == 0
+    with pytest.raises(ConfigError, match=r"out holds .*'episodes': 1.*wanted .*'episodes': 3.*give its options"):
+        main([*command, str(tmp_path / "new"), "--episodes", "3"])
+    with pytest.raises(DataError, match=r"there exists and is no collection"):
+        main(["TwoRoutes-v0", str(tmp_path / "there"), "--lerobot", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_expert_that_fails_too_often_is_reported(tmp_path):
