@@ -6,7 +6,9 @@ same 50 for all. What is measured is kept beside each network. Writes benchmarks
 """
 
 import argparse
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -54,18 +56,34 @@ def delayed_actor(model, task: str, way: str, delay: int) -> DelayedActor:
     return DelayedActor(DiffusionPolicy(model, plan, "constant", anchor), delay, every, drop, idle)
 
 
+def identity(job: Job, horizon: int, task: str, way: str, delay: int, layouts: int) -> dict:
+    """What decides a cell's successes: the way by its name and all of its plan, the weights, and the layouts."""
+    plan, every, drop = WAYS[way](delay, horizon)
+    plain = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in vars(plan).items()}
+    with job.checkpoint.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "way": way, "plan": plain, "every": every, "drop": drop, "delay": delay, "task": task, "weights": weights,
+        "layouts": [EVALUATION_SEEDS, EVALUATION_SEEDS + layouts - 1],
+    }  # fmt: skip
+
+
 def measured(job: Job, task: str, way: str, delay: int, layouts: int) -> tuple[str, int, int, list[float]]:
-    """(way, delay, seed, successes of the layouts) of one training; kept in its folder, so they go with it."""
-    path = job.work_dir / "delay" / f"{list(WAYS).index(way)}_{delay}_{layouts}.json"
-    if path.is_file():
-        return way, delay, job.seed, json.loads(path.read_text())
+    """(way, delay, seed, successes of the layouts) of one training; kept in its folder under all that decides them."""
     torch.set_num_threads(1)
-    policy = delayed_actor(trained(job)[1], task, way, delay)
+    model = trained(job)[1]
+    key = identity(job, model.horizon, task, way, delay, layouts)
+    name = re.sub(r"\W+", "-", way.lower())
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = job.work_dir / "delay" / f"{name}_{delay}_{digest}.json"
+    if path.is_file():
+        return way, delay, job.seed, json.loads(path.read_text())["successes"]
+    policy = delayed_actor(model, task, way, delay)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + layouts)
     found = [float(one.success) for one in rollout(policy, task, seeds, parallel=layouts)]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(found) + "\n")
+    beside.write_text(json.dumps({"of": key, "successes": found}) + "\n")
     beside.rename(path)
     return way, delay, job.seed, found
 

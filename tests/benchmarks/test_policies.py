@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +193,39 @@ def test_a_plan_behind_a_clean_prefix_is_told_that_the_robot_stands_still_until_
     way.select_action(seen)
     told = model.actions.inverse(buffers[0][:, :3])
     torch.testing.assert_close(told, torch.zeros(2, 3, 2), rtol=0, atol=1e-6)
+
+
+def test_a_cell_is_measured_again_exactly_when_something_that_decides_it_changed(tmp_path, monkeypatch):
+    job = Job("a/0", "c.py", tmp_path / "a", 5)
+    job.work_dir.mkdir()
+    job.checkpoint.write_bytes(b"weights")
+    calls = []
+
+    def played(policy, task, seeds, parallel):
+        calls.append(policy)
+        return [SimpleNamespace(success=len(calls) % 2) for _ in seeds]
+
+    monkeypatch.setattr(delay, "trained", lambda job: (None, SimpleNamespace(horizon=16)))
+    monkeypatch.setattr(delay, "delayed_actor", lambda model, task, way, late: (way, late))
+    monkeypatch.setattr(delay, "rollout", played)
+    names = list(delay.WAYS)
+
+    def successes(way=names[0], late=1, layouts=3, task="TwoRoutes-v0"):
+        return delay.measured(job, task, way, late, layouts)[3]
+
+    first = successes()
+    assert successes(names[1]) != first and len(calls) == 2
+    monkeypatch.setattr(delay, "WAYS", dict(reversed(delay.WAYS.items())))
+    assert successes() == first and successes(names[1]) != first and len(calls) == 2  # another order
+    monkeypatch.setattr(delay, "WAYS", {**delay.WAYS, names[0]: lambda d, T: (delay.chunk_plan(T, 8 + d, 5), 8, d)})
+    assert successes() == first and len(calls) == 3, "another number of evaluations"
+    monkeypatch.setattr(delay, "WAYS", {**delay.WAYS, names[0]: lambda d, T: (delay.chunk_plan(T, 8 + d, 5), 8, 0)})
+    for change in ({}, {"late": 2}, {"layouts": 4}, {"task": "MetaWorld-reach-v3"}):
+        before = len(calls)
+        assert successes(**change) == successes(**change) and len(calls) == before + 1, change
+    job.checkpoint.write_bytes(b"other weights")
+    successes()
+    assert len(calls) == 8
 
 
 @pytest.mark.slow
