@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from common.errors import ConfigError
-from control.envs.sensors import Camera, picture
+from control.envs.sensors import Camera, Draw, picture
 
 # The state is Meta-World's own: hand xyz, gripper opening, two object slots of position and quaternion (18), the same
 # 18 one step earlier, goal xyz. One unit of action moves the hand's target by 1 cm.
@@ -65,8 +65,8 @@ class MetaWorld:
     def info(self) -> dict:
         return {"success": self._success}
 
-    def frame(self, height: int, width: int) -> np.ndarray:
-        return picture(self.model, self.data, self.camera, height, width)
+    def frame(self, height: int, width: int, draw: Draw = picture) -> np.ndarray:
+        return draw(self.model, self.data, self.camera, height, width)
 
 
 class MovingTarget(MetaWorld):

@@ -72,7 +72,8 @@ def task(name: str) -> Task:
 
 
 def make(name: str, max_steps: int | None = None, **kwargs) -> gym.Env:
-    """A task's environment with its time limit; kwargs as `TaskEnv`: observe, image_hw, points, render_mode."""
+    """A task's environment with its time limit; kwargs as `TaskEnv`: observe, image_hw, points, render_mode,
+    renderer."""
     found = task(name)
     return gym.wrappers.TimeLimit(found.build(**kwargs), max_steps or found.max_steps)
 

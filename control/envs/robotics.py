@@ -4,7 +4,7 @@ import numpy as np
 from gymnasium import spaces
 
 from common.errors import ConfigError
-from control.envs.sensors import Camera, picture
+from control.envs.sensors import Camera, Draw, picture
 
 # A ring: start on the left, goal on the right, two routes of the same length.
 RING = [[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, "r", 1, "g", 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
@@ -37,8 +37,8 @@ class _Robotics:
     def info(self) -> dict:
         return {"success": self._success}
 
-    def frame(self, height: int, width: int) -> np.ndarray:
-        return picture(self.model, self.data, self.camera, height, width)
+    def frame(self, height: int, width: int, draw: Draw = picture) -> np.ndarray:
+        return draw(self.model, self.data, self.camera, height, width)
 
 
 class PointMaze(_Robotics):
@@ -101,6 +101,6 @@ class Fetch(_Robotics):
         gap = self._observation["achieved_goal"] - self._observation["desired_goal"]
         return bool(np.linalg.norm(gap) < self.native.distance_threshold)
 
-    def frame(self, height: int, width: int) -> np.ndarray:
+    def frame(self, height: int, width: int, draw: Draw = picture) -> np.ndarray:
         self.native._render_callback()  # moves the goal's marker
-        return super().frame(height, width)
+        return super().frame(height, width, draw)

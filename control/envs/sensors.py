@@ -1,12 +1,38 @@
-"""Depth, point clouds and pictures of a MuJoCo scene by ray casting: no OpenGL, the same bytes everywhere."""
+"""Depth, point clouds and pictures of a MuJoCo scene by ray casting: no OpenGL, the same bytes everywhere; and
+pictures by MuJoCo's own renderer where an OpenGL is at hand."""
 
+import atexit
+import os
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
+
+
+def _no_opengl(error: Exception) -> str:
+    """What the user reads when MuJoCo's renderer cannot start."""
+    backend = os.environ.get("MUJOCO_GL") or "glfw (MUJOCO_GL is not set), which wants a screen,"
+    return (
+        f"MuJoCo cannot start the OpenGL backend {backend} ({type(error).__name__}: {error}): before Python starts, "
+        "set MUJOCO_GL=egl (a GPU's driver, or Debian's libegl1 and libgl1-mesa-dri) or MUJOCO_GL=osmesa (Debian's "
+        "libosmesa6); or unset it and use renderer='raycast', which needs no OpenGL"
+    )
+
+
+try:
+    import mujoco
+except ModuleNotFoundError:
+    raise
+except Exception as error:  # a backend named by MUJOCO_GL is loaded with the package
+    raise RuntimeError(_no_opengl(error)) from error
 
 VISIBLE = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # geom groups that MuJoCo's own viewer shows
 LIGHT = np.array([0.3, -0.5, 0.8]) / np.linalg.norm([0.3, -0.5, 0.8])
+
+
+# (model, data, camera, height, width) -> (height, width, 3) uint8
+Draw = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,17 +99,36 @@ def picture(model, data, camera: Camera, height: int, width: int) -> np.ndarray:
     return (255 * image.clip(0, 1)).astype(np.uint8)
 
 
-def opengl_picture(model, data, camera: Camera, height: int, width: int) -> np.ndarray:
-    """The same view by MuJoCo's renderer, with textures and shadows. Raises RuntimeError where no OpenGL is found."""
-    try:
-        renderer = mujoco.Renderer(model, height, width)
-    except Exception as error:  # each backend fails in its own way
-        raise RuntimeError(
-            "MuJoCo finds no OpenGL: install Debian's libosmesa6 and set MUJOCO_GL=osmesa (or MUJOCO_GL=egl on a GPU "
-            "machine), or use the ray-cast pictures"
-        ) from error
-    with renderer:
-        view = mujoco.MjvCamera()
+class OpenGLPictures:
+    """The same view by MuJoCo's renderer, with textures and shadows; called like `picture`.
+
+    A renderer is kept per model and size. Raises RuntimeError that names the backend and the remedy where it cannot
+    start. `close()` frees what is kept.
+    """
+
+    def __init__(self):
+        self._kept: dict[tuple[int, int], mujoco.Renderer] = {}
+
+    def start(self, model, height: int, width: int) -> mujoco.Renderer:
+        """The renderer of a size, made when it is not there."""
+        found = self._kept.get((height, width))
+        if found is not None and found.model is model:
+            return found
+        if found is not None:
+            found.close()
+        size = model.vis.global_
+        size.offheight, size.offwidth = max(size.offheight, height), max(size.offwidth, width)
+        try:
+            found = self._kept[height, width] = mujoco.Renderer(model, height, width)
+        except Exception as error:  # each backend fails in its own way
+            raise RuntimeError(_no_opengl(error)) from error
+        _OPEN.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # again: it must run before the end of OpenGL that MuJoCo has just registered
+        return found
+
+    def __call__(self, model, data, camera: Camera, height: int, width: int) -> np.ndarray:
+        renderer, view = self.start(model, height, width), mujoco.MjvCamera()
         offset = np.subtract(camera.target, camera.position)
         view.lookat[:], view.distance = camera.target, np.linalg.norm(offset)
         view.azimuth = np.degrees(np.arctan2(offset[1], offset[0]))
@@ -94,6 +139,19 @@ def opengl_picture(model, data, camera: Camera, height: int, width: int) -> np.n
             return renderer.render().copy()
         finally:
             model.vis.global_.fovy = before
+
+    def close(self) -> None:
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+
+_OPEN: weakref.WeakSet = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Free every renderer; those freed after MuJoCo has ended OpenGL print errors."""
+    for one in list(_OPEN):
+        one.close()
 
 
 def farthest_points(points: np.ndarray, count: int) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 from gymnasium import spaces
 
 from common.errors import ConfigError
-from control.envs.sensors import Camera, PointCloud
+from control.envs.sensors import Camera, OpenGLPictures, PointCloud
 
 OBSERVATIONS = ("state", "rgb", "points")
+RENDERERS = ("raycast", "opengl")
 
 
 class World(Protocol):
@@ -35,14 +36,16 @@ class World(Protocol):
         """At least `success`, bool: the task's own criterion, now."""
 
     def frame(self, height: int, width: int) -> np.ndarray:
-        """(height, width, 3) uint8 RGB picture of the task's own camera."""
+        """(height, width, 3) uint8 RGB picture of the task's own camera; a world with a `camera` takes `draw` too, what
+        draws it (`sensors.Draw`)."""
 
 
 class TaskEnv(gym.Env):
     """Observation: a dictionary with, as chosen, `state` (O,) float32, `rgb` (H, W, 3) uint8, `points` (P, 3) float32
     in metres (world frame). `info["success"]` is there after every reset and step.
 
-    Args: world; observe: some of "state", "rgb", "points"; image_hw; points: P, sampled by farthest points.
+    Args: world; observe: some of "state", "rgb", "points"; image_hw; points: P, sampled by farthest points; renderer of
+    pictures: "raycast" (the same everywhere), or "opengl" (MuJoCo's own: textures, shadows; RuntimeError where none).
     `reset(seed=s)` fixes the whole episode; without a seed the next one is drawn from the environment's generator.
     Actions outside the space are clipped; a wrong shape or a NaN raises ValueError.
     """
@@ -56,12 +59,20 @@ class TaskEnv(gym.Env):
         image_hw: tuple[int, int] = (96, 96),
         points: int = 512,
         render_mode: str | None = None,
+        renderer: str = "raycast",
     ):
         unknown = sorted(set(observe) - set(OBSERVATIONS))
         if unknown or not observe:
             raise ConfigError(f"observe={tuple(observe)}: choose some of {', '.join(OBSERVATIONS)}")
         if "points" in observe and world.camera is None:
             raise ConfigError(f"{type(world).__name__} has no depth camera: observe 'state' or 'rgb'")
+        if renderer not in RENDERERS:
+            raise ConfigError(f"renderer={renderer!r}: choose one of {', '.join(RENDERERS)}")
+        if renderer == "opengl" and world.camera is None:
+            raise ConfigError(f"{type(world).__name__} is no MuJoCo scene: leave renderer at 'raycast'")
+        self._opengl = OpenGLPictures() if renderer == "opengl" else None
+        if self._opengl and "rgb" in observe:
+            self._opengl.start(world.model, *image_hw)  # fails here rather than in the first reset
         self.world, self.observe, self.image_hw, self.render_mode = world, tuple(observe), tuple(image_hw), render_mode
         self.metadata = {**self.metadata, "render_fps": round(world.control_hz)}
         self.control_hz = world.control_hz
@@ -96,14 +107,22 @@ class TaskEnv(gym.Env):
 
     def render(self):
         if self.render_mode == "rgb_array":
-            return self.world.frame(240, 320)
+            return self._frame(240, 320)
+
+    def close(self) -> None:
+        if self._opengl:
+            self._opengl.close()
+
+    def _frame(self, height: int, width: int) -> np.ndarray:
+        extra = {"draw": self._opengl} if self._opengl else {}
+        return self.world.frame(height, width, **extra)
 
     def _observation(self) -> dict[str, np.ndarray]:
         found = {}
         if "state" in self.observe:
             found["state"] = self.world.state()
         if "rgb" in self.observe:
-            found["rgb"] = self.world.frame(*self.image_hw)
+            found["rgb"] = self._frame(*self.image_hw)
         if self.cloud is not None:
             found["points"] = self.cloud.points(self.world.model, self.world.data)
         return found

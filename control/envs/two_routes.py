@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from control.envs.sensors import Camera, picture
+from control.envs.sensors import Camera, Draw, picture
 
 HAND, OBSTACLE = 0.025, 0.12  # radii, m
 GOAL_RADIUS = 0.03
@@ -97,8 +97,8 @@ class TwoRoutes:
             "switches": int(self.switches),
         }
 
-    def frame(self, height: int, width: int) -> np.ndarray:
-        return picture(self.model, self.data, self.camera, height, width)
+    def frame(self, height: int, width: int, draw: Draw = picture) -> np.ndarray:
+        return draw(self.model, self.data, self.camera, height, width)
 
     def _gap(self) -> float:
         return float(np.linalg.norm(self.data.qpos - self.goal))

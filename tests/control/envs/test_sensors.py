@@ -1,9 +1,16 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
 
+from common.errors import ConfigError
 from control.envs import make
-from control.envs.sensors import Camera, PointCloud, farthest_points, opengl_picture, picture, raycast
+from control.envs.sensors import Camera, OpenGLPictures, PointCloud, farthest_points, picture, raycast
 
 SCENE = """<mujoco><worldbody><geom type="sphere" size="0.5" rgba="1 0 0 1"/>
 <geom type="box" size="0.2 0.2 0.2" pos="2 0 0" rgba="0 0 1 1"/></worldbody></mujoco>"""
@@ -72,5 +79,72 @@ def test_without_opengl_the_renderer_says_what_to_install(scene, monkeypatch):
         raise mujoco.FatalError("gladLoadGL error")
 
     monkeypatch.setattr(mujoco, "Renderer", broken)
-    with pytest.raises(RuntimeError, match=r"libosmesa6.*MUJOCO_GL=osmesa"):
-        opengl_picture(*scene, Camera((0, -3, 0), (0, 0, 0)), 20, 20)
+    told = r"OpenGL backend osmesa \(FatalError: gladLoadGL error\).*MUJOCO_GL=egl.*MUJOCO_GL=osmesa \(.*libosmesa6"
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(RuntimeError, match=told):
+        OpenGLPictures()(*scene, Camera((0, -3, 0), (0, 0, 0)), 20, 20)
+    with pytest.raises(RuntimeError, match=told):
+        make("TwoRoutes-v0", observe=("rgb",), renderer="opengl")
+    monkeypatch.delenv("MUJOCO_GL")
+    with pytest.raises(RuntimeError, match="backend glfw"):
+        gym.make("tutelage/TwoRoutes-v0", observe=("rgb",), renderer="opengl")
+    assert make("TwoRoutes-v0", renderer="opengl").reset(seed=0)[0].keys() == {"state"}  # no picture, no OpenGL
+
+
+def test_a_renderer_that_is_none_or_has_nothing_to_draw_is_refused():
+    with pytest.raises(ConfigError, match="renderer='vulkan': choose one of raycast, opengl"):
+        make("TwoRoutes-v0", renderer="vulkan")
+    with pytest.raises(ConfigError, match="PushT is no MuJoCo scene: leave renderer at 'raycast'"):
+        make("PushT-v0", renderer="opengl")
+
+
+BOTH = """
+import sys
+import numpy as np
+try:
+    from control.envs import make
+    envs = [make(sys.argv[1], observe=("rgb",), image_hw=(96, 128), renderer=r, render_mode="rgb_array")
+            for r in ("raycast", "opengl")]
+except RuntimeError as error:
+    print(error)
+    raise SystemExit(3)
+found = {}
+for env, name in zip(envs, ("raycast", "opengl")):
+    found[name] = env.reset(seed=3)[0]["rgb"]
+    found["again"] = env.reset(seed=3)[0]["rgb"]
+    found[name + "_wide"] = env.render()
+    assert env.observation_space.contains({"rgb": found[name]})
+wide = make(sys.argv[1], observe=("rgb",), image_hw=(500, 660), renderer="opengl")  # more than MuJoCo's frame buffer
+found["large"] = wide.reset(seed=3)[0]["rgb"]
+np.savez(sys.argv[2], **found)
+"""
+
+
+def coloured(image, channel):
+    """Where a channel stands out against both others."""
+    others = np.delete(image.astype(int), channel, -1).max(-1)
+    return image[..., channel] - others > 35
+
+
+@pytest.mark.parametrize("backend", ["egl", "osmesa", None])
+@pytest.mark.parametrize("name, channel", [("TwoRoutes-v0", 0), ("MetaWorld-drawer-open-v3", 1)])
+def test_both_renderers_see_the_same_scene_or_the_missing_backend_is_named(name, channel, backend, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    environment |= {"MUJOCO_GL": backend} if backend else {}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BOTH, name, str(tmp_path / "found.npz")], env=environment,
+        capture_output=True, text=True, cwd=Path(__file__).resolve().parents[3],
+    )  # fmt: skip
+    if done.returncode == 3:
+        assert f"OpenGL backend {backend or 'glfw (MUJOCO_GL is not set)'}" in done.stdout
+        assert "set MUJOCO_GL=egl" in done.stdout and "MUJOCO_GL=osmesa" in done.stdout
+        return
+    assert done.returncode == 0 and "Error" not in done.stderr, done.stderr
+    with np.load(tmp_path / "found.npz") as stored:
+        found = dict(stored)
+    np.testing.assert_array_equal(found["opengl"], found["again"])
+    assert found["large"].shape == (500, 660, 3) and coloured(found["large"], channel).any()
+    for size in ("", "_wide"):
+        one, other = (coloured(found[which + size], channel) for which in ("raycast", "opengl"))
+        assert (one & other).sum() > 0.6 * (one | other).sum() > 10
+        assert not np.array_equal(found["raycast" + size], found["opengl" + size])
