@@ -36,7 +36,7 @@ def episode(cfg, names):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_windows_end_as_published_or_let_every_step_of_a_demonstration_act(path):
     settings = load_config(str(path)).train_dataloader.dataset
-    published = path.stem.startswith(("sdp", "dp"))
+    published = path.stem.startswith(("sdp_pusht", "dp_pusht"))
     assert settings.after == (7 if published else settings.horizon - 1)
 
 

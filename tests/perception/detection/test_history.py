@@ -267,8 +267,9 @@ def test_a_hundred_frames_hold_no_more_tensors_than_ten():
         history = next_history(current, history, poses[t % 2], torch.tensor([t == 0]), GRID)
         if t in (9, 99):
             gc.collect()
-            alive[t] = sum(o.numel() for o in gc.get_objects() if isinstance(o, torch.Tensor))
-    assert alive[9] == alive[99]
+            plain = (o for o in gc.get_objects() if type(o) is torch.Tensor)  # not the symbolic ones of an export
+            alive[t] = sum(o.numel() for o in plain)
+    assert alive[99] <= alive[9]
 
 
 def test_a_nan_left_in_the_history_does_not_survive_a_start():
