@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _policies import interval
 from _report import RESULTS, describe_device, table, training_cost, write_report
 from metaworld_streaming import ROUTES, trainings
 
@@ -29,7 +30,7 @@ from control.envs import make
 from control.pictures import success_over_delay
 from control.policies.policy import DiffusionPolicy
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
-from control.rollout import paired_difference, rollout, wilson
+from control.rollout import paired_difference, rollout
 from control.trainings import trained
 from control.workers import local_pool
 
@@ -108,7 +109,7 @@ def report(found: dict, task: str) -> tuple[str, dict]:
         rates[way] = []
         for delay in DELAYS:
             scores = found[way, delay]
-            rates[way].append((float(scores.mean()), *wilson(int(scores.sum()), scores.size)))
+            rates[way].append((float(scores.mean()), *interval(scores)))
         lines.append([way, *(f"{rate:.2f} [{low:.2f}, {high:.2f}]" for rate, low, high in rates[way])])
     differences = []
     for way in WAYS:
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     run([job for part in jobs.values() for job in part], parallel=args.parallel)
     parts = [
         f"{args.iterations} iterations per network, {len(args.seeds)} trainings x {args.layouts} held-out layouts per "
-        "cell. Success with its 95 % Wilson interval. An answer that is asked for at a step arrives so many steps "
+        "cell. Success with its 95 % bootstrap interval over both. An answer that is asked for at a step arrives so many steps "
         "later; Diffusion Policy throws the actions away that are out of date by then, the ladders without a prefix "
         "are played late."
     ]
