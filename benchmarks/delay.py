@@ -142,9 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     run([job for part in jobs.values() for job in part], parallel=args.parallel)
     parts = [
         f"{args.iterations} iterations per network, {len(args.seeds)} trainings x {args.layouts} held-out layouts per "
-        "cell. Success with its 95 % bootstrap interval over both. An answer that is asked for at a step arrives so many steps "
-        "later; Diffusion Policy throws the actions away that are out of date by then, the ladders without a prefix "
-        "are played late."
+        "cell. Success with its 95 % bootstrap interval over both. An answer that is asked for at a step arrives so "
+        "many steps later; Diffusion Policy throws the actions away that are out of date by then, the ladders without "
+        "a prefix are played late."
     ]
     for task in args.tasks:
         found = sweep(jobs[task, "streaming"], task, args.layouts, args.parallel)
