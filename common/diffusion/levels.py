@@ -54,13 +54,13 @@ class Ladder:
         return (self.chunk() + 1).double() / self.chunks
 
     def needs(self, steps: int, name: str = "steps", evaluations: int = 1) -> None:
-        """Raises ConfigError unless h * evaluations divides `steps`: otherwise the levels drift from call to call."""
+        """Raises ConfigError unless h * evaluations divides `steps`: otherwise levels fall between the k / steps."""
         multiple = self.chunks * evaluations
         if steps % multiple:
             raise ConfigError(
                 f"ladder of {self.chunks} chunks (horizon {self.horizon}, prefix {self.prefix}, execute "
-                f"{self.execute}) and {name}={steps}: {name} must be a multiple of {multiple}, or the levels never "
-                "return to the resting pattern"
+                f"{self.execute}) and {name}={steps}: {name} must be a multiple of {multiple}, or levels fall between "
+                "those of the process"
             )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.nn.mish import Mish
 from control.policies.encoders import ObservationEncoder
-from control.policies.history import ObservationHistory
+from control.policies.history import ObservationHistory, episode_rows
 from control.policies.model import build
 from control.policies.normaliser import MinMaxNormaliser
 from control.policies.policy import NotReset
@@ -47,11 +47,11 @@ class CloningPolicy:
         self.model, self._history = model.eval(), None
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
+        """Begin episodes as `DiffusionPolicy.reset` does; the seeds only say how many environments there are."""
         if mask is None or self._history is None:
-            batch = len(seeds or [0])
-            self._history = ObservationHistory(self.model.encoder.encoders, self.model.observed, batch)
-            return
-        for index in np.flatnonzero(mask):
+            batch = len(seeds if seeds is not None else [0] if mask is None else mask)
+            self._history = ObservationHistory.of(self.model.encoder.encoders, self.model.observed, batch)
+        for index in episode_rows(len(self._history), seeds, mask):
             self._history.restart(index)
 
     @torch.no_grad()

@@ -1,4 +1,6 @@
-"""Observations to one feature vector per observed step. Letters: B batch, O observed steps, P points."""
+"""Observations to one feature vector per observed step. Letters: B batch, O observed steps, P points.
+
+An encoder has `width`, of its output per step, `fit`, and `shape`, of one step of what it takes (None: any size)."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ class StateEncoder(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.normaliser = MinMaxNormaliser(width)
-        self.width = width
+        self.width, self.shape = width, (width,)
 
     def fit(self, values: Tensor) -> None:
         self.normaliser.fit(values)
@@ -77,7 +79,7 @@ class ImageEncoder(nn.Module):
         )
         self.stages = nn.Sequential(*stages)
         self.pool = nn.Sequential(nn.Conv2d(inputs, keypoints, 1), SpatialSoftmax(), nn.Linear(2 * keypoints, width))
-        self.width, self.crop = width, crop
+        self.width, self.crop, self.shape = width, crop, (None, None, 3)
 
     def fit(self, values: Tensor) -> None:
         """Nothing: pixels have a known range."""
@@ -106,7 +108,7 @@ class PointEncoder(nn.Module):
         self.points = nn.Sequential(*layers)
         self.project = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width))
         self.normaliser = MinMaxNormaliser(3)
-        self.width = width
+        self.width, self.shape = width, (None, 3)
 
     def fit(self, values: Tensor) -> None:
         self.normaliser.fit(values)

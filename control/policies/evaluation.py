@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS, LOOPS, METRICS
 from mmengine.runner.base_loop import BaseLoop
@@ -74,21 +75,27 @@ def _plain(value):
 
 
 def actor(model, plan: dict):
-    """What rolls a model out: a cloning model by itself, a diffusion policy with the plan that the config describes
-    (its key `primer` is the policy's)."""
+    """What rolls a model out: a cloning model by itself, a diffusion policy with the plan that the config describes.
+    Its keys `primer` and `anchor`, a list of A or of T x A normalised actions, are the policy's."""
     if isinstance(model, CloningModel):
         return CloningPolicy(model)
     plan = dict(plan)
-    primer = plan.pop("primer", "zero")
-    return DiffusionPolicy(model, build(plan, horizon=model.horizon), primer)
+    primer, anchor = plan.pop("primer", "zero"), plan.pop("anchor", None)
+    if anchor is not None:
+        try:
+            anchor = torch.tensor(anchor, dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"plan: anchor={anchor!r} is no list of numbers or of equally long lists") from error
+    return DiffusionPolicy(model, build(plan, horizon=model.horizon), primer, anchor)
 
 
 @LOOPS.register_module()
 class RolloutLoop(BaseLoop):
     """Rolls every plan out on every held-out layout.
 
-    Args: task; plans: name -> config of a plan function and `primer`, or None to leave it out; parallel environments;
-        strips: of how many layouts a test draws a strip of frames per plan, WORK_DIR/PLAN_SEED.png; rollout arguments.
+    Args: task; plans: name -> config of a plan function, `primer`, `anchor`, or None to leave it out; parallel
+        environments; strips: of how many layouts a test draws a strip of frames per plan, WORK_DIR/PLAN_SEED.png;
+        rollout arguments.
     """
 
     def __init__(

@@ -32,6 +32,8 @@ class Plan:
     """resting, after: levels (T,) before and after a call's evaluations. evaluations: m. execute: positions executed
     per call, from `first` on; the buffer moves on by `shift`, and drops its last `excess` positions. prefix: kind of
     the positions before `first`: "clean", "renoise", or "released" (values stay clean, the level says they are not).
+    delay: control steps between a call's observation and its first action; the first `delay` positions of the buffer
+    are then the actions already on their way, and `first` counts them.
     """
 
     resting: Tensor
@@ -43,6 +45,7 @@ class Plan:
     excess: int = 0
     prefix: str = "clean"
     eta: float = 0.0
+    delay: int = 0
 
     @property
     def horizon(self) -> int:
@@ -52,6 +55,17 @@ class Plan:
     def fresh(self) -> int:
         """Positions of new noise at the end of the buffer after every call."""
         return self.shift + self.excess
+
+    def check(self, process: Process) -> None:
+        """Raises ConfigError if its smallest denoising step is finer than a discrete process's: evaluations that change
+        nothing, and below half a step a noise of 0 that no network can divide by."""
+        moved = (self.resting - self.after) / self.evaluations
+        finest = moved[moved > 0].min().item()
+        if process.steps and finest * process.steps < 1 - 1e-6:
+            raise ConfigError(
+                f"plan: an action gets {round(1 / finest)} denoising steps, {self.evaluations} in each call, and the "
+                f"process has {process.steps} levels: choose fewer evaluations or chunks, or a process of more steps"
+            )
 
 
 def chunk_plan(horizon: int, execute: int, evaluations: int, first: int = 0, eta: float = 0.0) -> Plan:
@@ -72,7 +86,8 @@ def ladder_plan(
     steps: int | None = None,
 ) -> Plan:
     """Streaming: h = (horizon - first) // execute chunks on a ladder, m evaluations per call, h m denoising steps per
-    action. `steps`: of the process, to insist that they are a multiple of h m."""
+    action. The levels are fractions of 1 and come back exactly, whatever h m. `steps`: N of the process, to insist that
+    they are also levels of its table, k / N; others lie up to 1 / 2N from one."""
     if prefix not in PREFIXES:
         raise ConfigError(f"prefix={prefix!r}: choose one of {', '.join(PREFIXES)}")
     ladder = Ladder(horizon=horizon, execute=execute, prefix=first)
@@ -92,7 +107,8 @@ def delayed_plan(horizon: int, execute: int, delay: int, evaluations: int = 1) -
     chunking, arXiv 2512.05964, on a ladder). What a call returns begins `delay` steps after its observation."""
     resting = delayed(horizon, execute, delay)
     excess = (horizon - delay) % execute
-    return Plan(resting, shifted(resting, execute), evaluations, execute, delay, execute, excess)
+    after = shifted(resting, execute)
+    return Plan(resting, after, evaluations, execute, delay, execute, excess, delay=delay)
 
 
 def start_state(process: Process, plan: Plan, noise: Tensor, anchor: Tensor | None = None) -> StreamState:

@@ -46,8 +46,40 @@ def tiny_model(widths=(16, 32), steps=100, seed=0, **kwargs):
     return DiffusionPolicyModel(**{**arguments, **kwargs})
 
 
-@pytest.fixture
-def model(windows):
-    model = tiny_model(prediction="x0")  # untrained noise predictions would end at the clipping bounds
+def fitted(windows, **kwargs):
+    model = tiny_model(prediction="x0", **kwargs)  # untrained noise predictions would end at the clipping bounds
     model.fit(windows)
     return model.eval()
+
+
+@pytest.fixture
+def model(windows):
+    return fitted(windows)
+
+
+@pytest.fixture
+def published(windows):
+    """With Diffusion Policy's alignment: position 0 belongs to the oldest observation, position 1 to now."""
+    return fitted(windows, offset=1)
+
+
+class Oracle(torch.nn.Module):
+    """An exact denoiser (float64) in the place of a model's `denoiser`; conditions change nothing."""
+
+    def __init__(self, net, denoise):
+        super().__init__()
+        self.net, self.denoise = net, denoise
+
+    def forward(self, x, t, condition):
+        return self.denoise(x.double(), t.double()).to(x.dtype)
+
+
+def observations(batch, steps, seed=0):
+    episodes = sines(batch, steps, seed)
+    return [{"state": np.stack([e.observations["state"][k] for e in episodes])} for k in range(steps)]
+
+
+def run(policy, seeds, seen):
+    """(B, steps, A) actions of an episode."""
+    policy.reset(seeds)
+    return np.stack([policy.select_action(one) for one in seen], 1)

@@ -8,7 +8,7 @@ from common.errors import DataError
 from control.policies.policy import DiffusionPolicy, NotReset, restore, snapshot
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
 
-from .conftest import sines, tiny_model
+from .conftest import observations, run, tiny_model
 
 PLANS = {
     "DP": chunk_plan(20, 8, 10),
@@ -21,28 +21,24 @@ PLANS = {
 }
 
 
-def observations(batch, steps, seed=0):
-    episodes = sines(batch, steps, seed)
-    return [{"state": np.stack([e.observations["state"][k] for e in episodes])} for k in range(steps)]
-
-
-def run(policy, seeds, seen):
-    policy.reset(seeds)
-    return np.stack([policy.select_action(one) for one in seen], 1)
+@pytest.fixture
+def of(model, published):
+    """plan -> policy on the model with the plan's alignment."""
+    return lambda plan, *args: DiffusionPolicy(published if plan.first > plan.delay else model, plan, *args)
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_a_batch_of_streams_is_that_many_single_streams(model, name):
+def test_a_batch_of_streams_is_that_many_single_streams(of, name):
     seen = observations(3, 20)
-    together = run(DiffusionPolicy(model, PLANS[name]), [5, 6, 7], seen)
+    together = run(of(PLANS[name]), [5, 6, 7], seen)
     for i in range(3):
-        alone = run(DiffusionPolicy(model, PLANS[name]), [5 + i], [{"state": one["state"][i : i + 1]} for one in seen])
+        alone = run(of(PLANS[name]), [5 + i], [{"state": one["state"][i : i + 1]} for one in seen])
         np.testing.assert_allclose(together[i : i + 1], alone, rtol=1e-4, atol=2e-3)  # actions reach 400
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_an_episode_does_not_depend_on_the_one_before(model, name):
-    seen, policy = observations(2, 15), DiffusionPolicy(model, PLANS[name])
+def test_an_episode_does_not_depend_on_the_one_before(of, name):
+    seen, policy = observations(2, 15), of(PLANS[name])
     first = run(policy, [1, 2], seen)
     run(policy, [8, 9], observations(2, 11, seed=4))
     np.testing.assert_array_equal(run(policy, [1, 2], seen), first)
@@ -84,16 +80,20 @@ def test_environments_that_are_done_cost_no_evaluations_and_change_nothing_for_t
     assert not actions[1, 5:].any() and actions[1, :5].any()
 
 
-def test_a_snapshot_in_mid_episode_reproduces_the_rest(model):
-    seen, policy = observations(2, 30), DiffusionPolicy(model, PLANS["SDP renoise"])
+def test_a_snapshot_in_mid_episode_reproduces_the_rest(of):
+    seen, policy = observations(2, 30), of(PLANS["SDP renoise"])
     policy.reset([3, 4])
     for one in seen[:13]:
         policy.select_action(one)
     kept = snapshot(policy)
     rest = [policy.select_action(one) for one in seen[13:]]
-    other = DiffusionPolicy(model, PLANS["SDP renoise"])
+    other = of(PLANS["SDP renoise"])
     restore(other, kept)
     np.testing.assert_array_equal([other.select_action(one) for one in seen[13:]], rest)
+    with pytest.raises(ValueError, match=r"stored buffer is \(20, 3\), this policy's \(16, 3\)"):
+        short = tiny_model(horizon=16)
+        short.load_state_dict(other.model.state_dict())
+        restore(DiffusionPolicy(short, chunk_plan(16, 8, 10)), kept)
 
 
 def test_the_newest_observation_acts_in_the_same_call_and_never_on_earlier_actions(model):
@@ -109,8 +109,8 @@ def test_the_newest_observation_acts_in_the_same_call_and_never_on_earlier_actio
 
 
 @pytest.mark.parametrize("name, per_call", [("DP", 10), ("SDP", 5), ("ladder", 1), ("delay", 1)])
-def test_the_number_of_evaluations_per_call_is_the_plans(model, name, per_call):
-    policy = DiffusionPolicy(model, PLANS[name])
+def test_the_number_of_evaluations_per_call_is_the_plans(of, name, per_call):
+    policy = of(PLANS[name])
     run(policy, [0], observations(1, 16))
     assert policy.evaluations == per_call * -(-16 // PLANS[name].execute)
 
@@ -174,33 +174,9 @@ def test_asked_before_reset_with_a_nan_or_without_statistics_it_names_the_fault(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("primer", ["zero", "constant", "denoise"])
-def test_a_model_on_a_gpu_acts_as_on_the_cpu(model, primer):
+def test_a_model_on_a_gpu_acts_as_on_the_cpu(published, primer):
     anchor = torch.zeros(3) if primer == "constant" else None
     seen, runs = observations(2, 12), []
     for device in ("cpu", "cuda"):
-        runs.append(run(DiffusionPolicy(model.to(device), PLANS["SDP renoise"], primer, anchor), [1, 2], seen))
+        runs.append(run(DiffusionPolicy(published.to(device), PLANS["SDP renoise"], primer, anchor), [1, 2], seen))
     np.testing.assert_allclose(*runs, rtol=1e-3, atol=2e-2)  # actions reach 400
-
-
-def test_one_trajectory_is_learnt_and_streamed():
-    """Check 20: overfit one episode; the ladder reproduces it after its first pass."""
-    from control.policies.windows import WindowDataset
-
-    episode = sines(1, 60)
-    data, model = WindowDataset(episode, horizon=20, after=19), tiny_model(widths=(32, 64), prediction="x0")
-    model.fit(data)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 500)
-    batch = data.batch(list(range(len(data))) * 2)
-    for _ in range(500):
-        model(**batch, mode="loss")["loss"].backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
-    seen = [{"state": episode[0].observations["state"][k : k + 1]} for k in range(60)]
-    wanted = model.actions(torch.from_numpy(episode[0].actions))
-    # whole chunks from noise are a fifth of the training, and eight positions of them are executed
-    for name, most in {"ladder": 1e-3, "DP": 0.05}.items():
-        actions = run(DiffusionPolicy(model.eval(), PLANS[name]), [0], seen)[0]
-        error = (model.actions(torch.from_numpy(actions)) - wanted)[20:56].square().mean().item()
-        assert error < most, (name, error)
