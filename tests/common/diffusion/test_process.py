@@ -50,6 +50,14 @@ def test_the_squared_cosine_table_of_100_steps_is_diffusion_policys():
     torch.testing.assert_close(abar[:4], double(0.99937, 0.9667, 0.8356, 0.4938), rtol=0, atol=5e-5)
 
 
+def test_the_squared_cosine_table_is_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    for steps in (50, 100, 1000):
+        theirs = diffusers.DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2").alphas_cumprod
+        levels = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        torch.testing.assert_close(vp_cosine(steps).alpha(levels) ** 2, theirs.double(), rtol=0, atol=1e-6)
+
+
 def test_the_linear_table_is_the_product_of_one_minus_beta():
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     alpha = PROCESSES["linear"].alpha(torch.arange(1001, dtype=torch.float64) / 1000)
