@@ -36,19 +36,35 @@ class EncoderGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One call of a plan, with the state explicit."""
+    """One call of a plan, with the state explicit. idle (B, A), in the robot's units: an episode begins with it in the
+    positions of a delayed plan that are in flight; all others begin around 0 ("zero" primer)."""
 
     def __init__(self, model: DiffusionPolicyModel, plan: Plan):
         super().__init__()
-        self.model, self.plan = model, plan
+        self.model, self.plan, self.idle = model, plan, delay_of(model, plan) > 0
+        self.register_buffer("in_flight", (torch.arange(plan.horizon) < plan.first)[:, None], persistent=False)
 
-    def forward(self, condition, buffer, level, fresh, start_noise, reset, noise=None) -> tuple[Tensor, Tensor, Tensor]:
-        process = self.model.process
-        state = reset_where(reset, start_state(process, self.plan, start_noise), StreamState(buffer, level))
+    def forward(self, condition, buffer, level, fresh, start_noise, reset, *more) -> tuple[Tensor, Tensor, Tensor]:
+        """more: noise, if the plan is stochastic, then idle, if it is delayed."""
+        process, anchor = self.model.process, None
+        noise = more[0] if self.plan.eta else None
+        if self.idle:
+            anchor = torch.where(self.in_flight, self.model.actions(more[-1])[:, None], torch.zeros_like(start_noise))
+        state = reset_where(reset, start_state(process, self.plan, start_noise, anchor), StreamState(buffer, level))
         chunk, following = stream(
             lambda x, t: self.model.denoiser(x, t, condition), process, self.plan, state, fresh, noise
         )
         return self.model.actions.inverse(chunk), following.buffer, following.level
+
+
+def delay_of(model: DiffusionPolicyModel, plan: Plan) -> int:
+    """Control steps from an observation to the first action of its answer. Raises ConfigError where it is negative."""
+    if plan.first < model.offset:
+        raise ConfigError(
+            f"the plan's first={plan.first} and the model's offset={model.offset}: its actions would be for "
+            f"{model.offset - plan.first} steps ago; set first={model.offset}"
+        )
+    return plan.first - model.offset
 
 
 def check_graph(path: Path) -> None:
@@ -71,11 +87,13 @@ def export_policy(
     rate_hz: float,
     task: str = "",
     source: dict | None = None,
+    batch: int = 1,
     opset: int = OPSET,
 ) -> PolicyManifest:
     """Write `path` (the step), its encoder and its manifest; returns the manifest.
 
-    observation: one observation of one step per name, for shapes and types.
+    observation: one observation of one step per name, for shapes and types. batch: robots per call, fixed in the
+    graphs; `StreamingPolicy` runs one, other numbers are for a server's own loop.
     Raises: ConfigError for a plan with more than 16 evaluations; DataError without statistics.
     """
     if plan.evaluations > MOST_EVALUATIONS:
@@ -83,6 +101,7 @@ def export_policy(
             f"a plan of {plan.evaluations} evaluations per call is not unrolled into a graph; use at most "
             f"{MOST_EVALUATIONS} (DDIM, or a ladder)"
         )
+    delay = delay_of(model, plan)
     model.check()
     model = model.eval().cpu()
     path = Path(path)
@@ -90,17 +109,21 @@ def export_policy(
     encoder_path = path.with_name(path.stem + ".encoder.onnx")
     names = list(model.encoder.encoders)
     observed = tuple(
-        torch.from_numpy(np.repeat(np.asarray(observation[name])[None, None], model.observed, 1)) for name in names
+        torch.from_numpy(np.broadcast_to(value, (batch, model.observed, *value.shape)).copy())
+        for value in (np.asarray(observation[name]) for name in names)
     )
     A, T = len(model.actions.low), plan.horizon
     with torch.no_grad():
         condition = EncoderGraph(model)(*observed)
     rows = plan.fresh + plan.first
-    state = (condition, torch.zeros(1, T, A), torch.ones(1, T), torch.zeros(1, rows, A), torch.zeros(1, T, A),
-             torch.tensor([True]))  # fmt: skip
+    B = batch
+    state = (condition, torch.zeros(B, T, A), torch.ones(B, T), torch.zeros(B, rows, A), torch.zeros(B, T, A),
+             torch.ones(B, dtype=torch.bool))  # fmt: skip
     inputs = ["condition", "buffer", "level", "fresh", "start_noise", "reset"]
     if plan.eta:
-        state, inputs = (*state, torch.zeros(plan.evaluations, 1, T, A)), [*inputs, "noise"]
+        state, inputs = (*state, torch.zeros(plan.evaluations, B, T, A)), [*inputs, "noise"]
+    if delay:
+        state, inputs = (*state, torch.zeros(B, A)), [*inputs, "idle"]
     _write(EncoderGraph(model), observed, encoder_path, names, ["condition"], opset)
     _write(StepGraph(model, plan), state, path, inputs, ["action", "next_buffer", "next_level"], opset)
     manifest = PolicyManifest(
@@ -114,7 +137,7 @@ def export_policy(
         horizon=T,
         action_dim=A,
         condition_dim=condition.shape[1],
-        first=plan.first if model.offset == 0 else 0,
+        first=delay,
         execute=plan.execute,
         evaluations=plan.evaluations,
         fresh=rows,
@@ -123,6 +146,8 @@ def export_policy(
         action_low=tuple(model.actions.low.tolist()),
         action_high=tuple(model.actions.high.tolist()),
         rate_hz=float(rate_hz),
+        idle=delay > 0,
+        batch=batch,
         task=task,
         source={**(source or {}), "prediction": model.denoiser.prediction, "steps": model.process.steps},
     )
@@ -150,13 +175,17 @@ def _write(graph: nn.Module, inputs: tuple, path: Path, names: list[str], output
 
 def closed_loop_parity(model, plan: Plan, path, env_factory: Callable, seeds: list[int], steps: int) -> float:
     """Largest difference of an action between PyTorch and the exported graph, each rolling out its own environment with
-    the same noise, over whole episodes of at most `steps`."""
+    the same noise, over whole episodes of at most `steps`. A delayed plan's answers come as late in both."""
+    from control.delay import DelayedActor
     from control.policies.policy import DiffusionPolicy
     from deploy.runtime.policy import StreamingPolicy
 
     runtime, worst = StreamingPolicy(path), 0.0
+    torch_policy = DiffusionPolicy(model, plan)
+    if delay := delay_of(model, plan):  # normalised 0 is in flight, as `StreamingPolicy` has it where nothing is said
+        idle = model.actions.inverse(torch.zeros(torch_policy.width))
+        torch_policy = DelayedActor(torch_policy, delay, plan.execute, 0, idle.numpy())
     for seed in seeds:
-        torch_policy = DiffusionPolicy(model, plan)
         torch_policy.reset([seed])
         runtime.reset(seed)
         envs = [env_factory(), env_factory()]

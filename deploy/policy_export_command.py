@@ -27,6 +27,20 @@ def plans(config) -> dict[str, dict]:
     return dict((config.get("test_cfg") or {}).get("plans") or {})
 
 
+def exportable(known: dict[str, dict], name: str | None) -> dict:
+    """Config of the plan of that name. Raises ConfigError for a primer that the step graph does not have."""
+    if name not in known:
+        raise ConfigError(f"--plan {name}: the config has the plans {', '.join(known) or 'none'} (test_cfg.plans)")
+    chosen = dict(known[name])
+    primer = chosen.pop("primer", "zero")
+    if primer != "zero":
+        raise ConfigError(
+            f"test_cfg.plans.{name}.primer={primer!r}: an exported graph begins an episode with the primer 'zero'; set "
+            "that and test it so, or export another plan"
+        )
+    return chosen
+
+
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="tutelage export", description="Export a policy: step, encoder, manifest.")
     parse.add_argument("config")
@@ -51,10 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(args.config, parse_options(args.cfg_options))
     known = plans(config)
     name = args.plan or next(reversed(known), None)
-    if name not in known:
-        raise ConfigError(f"--plan {name}: the config has the plans {', '.join(known) or 'none'} (test_cfg.plans)")
+    chosen = exportable(known, name)
     model = load_policy(config, args.checkpoint)
-    chosen = {key: value for key, value in known[name].items() if key != "primer"}
     plan = build(chosen, horizon=model.horizon)
     task, names = config.test_cfg.task, tuple(model.encoder.encoders)
     env = make(task, observe=names)

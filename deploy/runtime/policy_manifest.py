@@ -31,7 +31,8 @@ class PolicyManifest:
     call returns actions `first` to `first + execute` control steps after its observation. evaluations: of the network
     per call. fresh: rows of new noise a call wants (1, fresh, A). stochastic: whether it also wants `noise`
     (evaluations, 1, T, A). resting: levels before a call (T,). action_low, action_high: range of the demonstrations;
-    the graph returns nothing outside. rate_hz: control rate.
+    the graph returns nothing outside. rate_hz: control rate. idle: the graph wants `idle` (1, A), the action that is
+    sent before the first answer, in the robot's units. batch: the 1 in these shapes and in the observations'.
     """
 
     model: str
@@ -53,6 +54,8 @@ class PolicyManifest:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     rate_hz: float
+    idle: bool = False
+    batch: int = 1
     task: str = ""
     source: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA

@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -13,13 +16,15 @@ from common.diffusion.levels import delayed_ladder, equal
 from common.diffusion.process import vp_cosine
 from common.errors import ConfigError
 from common.nn.unet1d import ConditionalUNet1D
+from control.delay import DelayedActor
 from control.envs import make
 from control.policies.encoders import StateEncoder
 from control.policies.model import DiffusionPolicyModel
+from control.policies.policy import DiffusionPolicy
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
-from deploy.policy_export import FORBIDDEN, closed_loop_parity, export_policy
+from deploy.policy_export import FORBIDDEN, StepGraph, closed_loop_parity, export_policy
 from deploy.runtime.errors import InputError, ManifestError
-from deploy.runtime.policy import ActionError, NotResetError, StreamingPolicy
+from deploy.runtime.policy import ActionError, BusyError, NotResetError, StreamingPolicy
 
 PLANS = {
     "ladder": ladder_plan(20, 2),
@@ -48,14 +53,24 @@ def policy_model():
     return model.eval()
 
 
+class Exports(dict):
+    """Name of a plan -> its file, exported when it is first asked for."""
+
+    def __init__(self, folder, model):
+        super().__init__()
+        self.folder, self.model = folder, model
+
+    def __missing__(self, name):
+        self[name] = self.folder / f"{name}.onnx"
+        observation = {"state": np.zeros(10, np.float32)}
+        export_policy(self.model, PLANS[name], observation, self[name], rate_hz=20, task="TwoRoutes-v0")
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder, model = tmp_path_factory.mktemp("policy"), policy_model()
-    paths = {}
-    for name, plan in PLANS.items():
-        paths[name] = folder / f"{name}.onnx"
-        export_policy(model, plan, {"state": np.zeros(10, np.float32)}, paths[name], rate_hz=20, task="TwoRoutes-v0")
-    return model, paths
+def exported(one_thread, tmp_path_factory):
+    model = policy_model()
+    return model, Exports(tmp_path_factory.mktemp("policy"), model)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -73,20 +88,44 @@ def test_the_graphs_hold_no_randomness_and_no_branches(exported, name):
         assert all(dim.dim_value > 0 for i in model.graph.input for dim in i.type.tensor_type.shape.dim)
 
 
-def test_the_levels_stay_at_rest_over_ten_thousand_calls_and_memory_does_not_grow(exported):
-    import resource
+MANY_CALLS = """
+import json, resource, sys
+sys.modules["torch"] = None
+import numpy as np
+from deploy.runtime.policy import StreamingPolicy
 
-    policy = StreamingPolicy(exported[1]["ladder"])
-    policy.reset(0)
-    seen = {"state": np.zeros(10, np.float32)}
-    for _ in range(2000):
-        policy.step(seen)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(8000):
-        policy.step(seen)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 2048, f"{grown} KiB"
-    np.testing.assert_allclose(policy.level, policy.manifest.resting, atol=1e-6)
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 1024
+
+policy, calls, leak, kept = StreamingPolicy(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), []
+policy.reset(0)
+seen = {"state": np.zeros(10, np.float32)}
+for call in range(1000 + calls):
+    if call == 1000:
+        before = resident()
+    policy.step(seen)
+    if leak:
+        kept.append(bytearray(leak))
+print(json.dumps([resident() - before, policy.level.tolist()]))
+"""
+
+
+def many_calls(path, calls, leak):
+    """KiB that the resident memory of a process grows in so many calls, after the first 1,000; and the levels then."""
+    program = [sys.executable, "-c", MANY_CALLS, str(path), str(calls), str(leak)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_memory_does_not_grow_and_levels_stay_at_rest_over_ten_thousand_calls(exported):
+    grown, level = many_calls(exported[1]["ladder"], 10_000, leak=0)
+    assert grown < 1024, f"{grown} KiB"
+    np.testing.assert_allclose(level, StreamingPolicy(exported[1]["ladder"]).manifest.resting, atol=1e-6)
+    leaked, _ = many_calls(exported[1]["ladder"], 1000, leak=2560)  # as much as 256 bytes in each of 10,000
+    assert leaked > 2048, f"{leaked} KiB"
 
 
 def test_a_snapshot_continues_exactly(exported):
@@ -130,6 +169,119 @@ def test_bad_observations_are_named_and_nothing_moves(exported):
     with pytest.raises(InputError, match="'state' is missing"):
         policy.step({"points": np.zeros(10)})
     np.testing.assert_array_equal(policy.snapshot()["buffer"], before["buffer"])
+
+
+def test_a_float_image_for_a_byte_image_is_named_and_not_cut_to_zero(exported):
+    policy = StreamingPolicy(exported[1]["ladder"])
+    state = policy.manifest.observations[0]
+    policy.manifest = replace(policy.manifest, observations=(replace(state, dtype="uint8"),))
+    policy.reset(0)
+    with pytest.raises(InputError, match=r"'state' is float32, wanted uint8.*times 255"):
+        policy.observe({"state": np.full(10, 0.5, np.float32)})
+    with pytest.raises(InputError, match="'state' is object, wanted uint8"):
+        policy.observe({"state": np.full(10, None)})
+    assert not policy._history["state"].any()
+    policy.observe({"state": np.full(10, 200, np.uint8)})
+    assert (policy._history["state"] == 200).all()
+
+
+def test_a_prepared_call_has_the_history_of_its_moment_while_the_policy_observes_on(exported):
+    policy, alone = (StreamingPolicy(exported[1]["ladder"]) for _ in range(2))
+    seen = [{"state": np.full(10, 0.1 * k, np.float32)} for k in range(6)]
+    policy.reset(3)
+    alone.reset(3)
+    for k in range(0, 6, 2):
+        wanted = alone.step(seen[k])
+        call = policy.prepare(seen[k])
+        policy.observe(seen[k + 1])  # while it runs, as a control loop does
+        alone.observe(seen[k + 1])
+        np.testing.assert_array_equal(call(), wanted)
+
+
+def test_beside_a_running_call_only_observing_is_allowed(exported):
+    policy = StreamingPolicy(exported[1]["ladder"])
+    policy.reset(0)
+    entered, leave, step = threading.Event(), threading.Event(), policy._step
+
+    class Slow:
+        def run_with_iobinding(self, binding):
+            entered.set()
+            leave.wait(30)
+            step.run_with_iobinding(binding)
+
+    policy._step, zeros = Slow(), {"state": np.zeros(10, np.float32)}
+    thread = threading.Thread(target=policy.prepare(zeros))
+    thread.start()
+    assert entered.wait(30)
+    for use in (policy.snapshot, policy.reset, policy.stand_by, lambda: policy.prepare(zeros)):
+        with pytest.raises(BusyError, match="wait for its answer"):
+            use()
+    policy.observe(zeros)
+    leave.set()
+    thread.join()
+    policy.prepare(zeros)()
+
+
+def test_a_delayed_plans_actions_are_played_when_they_are_for(exported):
+    played, called = (StreamingPolicy(exported[1]["delay"]) for _ in range(2))
+    seen = [{"state": np.full(10, 0.1 * k, np.float32)} for k in range(7)]
+    for policy in (played, called):
+        policy.reset(1)
+        policy.stand_by(np.array([0.5, -0.25]))
+    assert called.manifest.first == 2
+    wanted = [[0.5, -0.25]] * 2 + [called.step(one)[0] for one in seen]
+    np.testing.assert_array_equal([played.select_action(one) for one in seen], np.float32(wanted[:7]))
+    with pytest.raises(InputError, match=r"stand_by action is \(3,\); wanted \(2,\)"):
+        played.stand_by(np.zeros(3))
+
+
+def test_a_delayed_plan_begins_with_the_stand_by_action_in_flight_as_pytorchs_does(exported):
+    model, paths = exported
+    policy, idle = StreamingPolicy(paths["delay"]), torch.tensor([0.5, -0.25])
+    policy.reset(1)
+    policy.stand_by(idle.numpy())
+    anchor = torch.zeros(20, 2)
+    anchor[:2] = model.actions(idle).detach()
+    same = DelayedActor(DiffusionPolicy(model, PLANS["delay"], "constant", anchor), 2, 1, 0, idle.numpy())
+    same.reset([1])
+    for k in range(6):
+        seen = {"state": np.full(10, 0.1 * k, np.float32)}
+        wanted = same.select_action({"state": seen["state"][None]})[0]
+        np.testing.assert_allclose(policy.select_action(seen), wanted, rtol=0, atol=1e-4)
+        if k == 0:
+            np.testing.assert_allclose(policy.snapshot()["buffer"][0, 0], idle, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_single_step_is_pytorchs_whether_reset_or_not_on_the_cpu_provider(exported, tmp_path, batch):
+    model, paths = exported
+    path, name = paths["SDP"], "SDP"
+    if batch > 1:
+        path = tmp_path / "batch.onnx"
+        export_policy(model, PLANS[name], {"state": np.zeros(10, np.float32)}, path, rate_hz=20, batch=batch)
+        with pytest.raises(ManifestError, match="a batch of 8, a StreamingPolicy runs one robot"):
+            StreamingPolicy(path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    shapes = {one.name: tuple(one.shape) for one in session.get_inputs()}
+    assert {shape[1 if one == "noise" else 0] for one, shape in shapes.items()} == {batch}
+    draws, graph = np.random.default_rng(0), StepGraph(model, PLANS[name])
+    for reset in (np.ones(batch, bool), np.zeros(batch, bool), np.arange(batch) % 2 == 0):
+        given = {one: draws.normal(size=shape).astype(np.float32) for one, shape in shapes.items() if one != "reset"}
+        given |= {"reset": reset, "level": np.tile(np.float32(PLANS[name].resting), (batch, 1))}
+        found = session.run(None, given)
+        order = ("condition", "buffer", "level", "fresh", "start_noise", "reset", "noise", "idle")
+        with torch.no_grad():
+            wanted = graph(*(torch.from_numpy(given[one]) for one in order))
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=0, atol=1e-4)
+
+
+def test_the_runtime_runs_on_the_cpu_provider_alone(exported):
+    policy = StreamingPolicy(exported[1]["ladder"], providers=["CPUExecutionProvider"])
+    assert policy._step.get_providers() == policy._encoder.get_providers() == ["CPUExecutionProvider"]
+    policy.reset(0)
+    assert np.isfinite(policy.step({"state": np.zeros(10, np.float32)})).all()
 
 
 def test_an_action_outside_the_limits_is_not_returned_and_the_state_stays(exported):
@@ -202,7 +354,6 @@ print([name for name in sys.modules if name.split(".")[0] in ("control", "common
 
 
 def test_the_benchmark_of_a_policy_times_both_engines_and_its_loop(exported, capsys):
-    from control.policies.policy import DiffusionPolicy
     from deploy.policy_bench import drawn_observations, measure, table
 
     model, paths = exported
