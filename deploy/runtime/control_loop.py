@@ -82,7 +82,7 @@ class ControlLoop:
         self.safe_action = np.asarray(self.safe_action)
         self.policy.stand_by(self.safe_action)
         self._first, self._execute = manifest.first, manifest.execute
-        self._low, self._high = np.asarray(manifest.action_low), np.asarray(manifest.action_high)
+        self._limits = np.asarray([manifest.action_low, manifest.action_high], np.float32)
 
     @property
     def delay(self) -> int:
@@ -229,7 +229,7 @@ class ControlLoop:
         (before, first), (last, second) = self._real[0], self._real[-1]
         if self.on_miss == "hold" or last - before != 1:
             return second
-        return np.clip(second + (self.misses[-1].tick - last) * (second - first), self._low, self._high)
+        return np.clip(second + (self.misses[-1].tick - last) * (second - first), *self._limits)
 
     def summary(self) -> dict[str, float]:
         """Percentiles of the calls, misses and their part of all ticks, jitter, ticks on the safe action, refused
