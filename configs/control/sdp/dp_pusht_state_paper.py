@@ -19,10 +19,8 @@ param_scheduler[1].update(begin=500, end=iterations, eta_min_ratio=0.0)
 custom_hooks[1].update(decay=0.9999)
 train_cfg.update(max_iters=iterations, val_interval=19_000)
 default_hooks["checkpoint"].update(interval=19_000)
-val_cfg.update(
-    plans=dict(
-        DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, first=observed - 1, eta=1.0),
-        DDIM10=dict(type=chunk_plan, execute=8, evaluations=10, first=observed - 1),
-    )
+val_cfg["plans"] = dict(
+    DDPM100=dict(type=chunk_plan, execute=8, evaluations=100, first=observed - 1, eta=1.0),
+    DDIM10=dict(type=chunk_plan, execute=8, evaluations=10, first=observed - 1),
 )
 test_cfg = val_cfg
