@@ -34,9 +34,11 @@ PLANS = {
     "delay": delayed_plan(20, 1, 2),
 }
 
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("DD")) for name in PLANS]  # an export each
 
-def policy_model():
-    """A small policy for TwoRoutes, untrained, with the ranges of its task."""
+
+def policy_model(offset=0):
+    """A small policy for TwoRoutes, untrained, with the ranges of its task. offset: where its buffer has "now"."""
     torch.manual_seed(0)
     model = DiffusionPolicyModel(
         action_dim=2,
@@ -45,6 +47,7 @@ def policy_model():
         net=dict(type=ConditionalUNet1D, widths=(16, 32), groups=4, level_width=16),
         process=dict(type=vp_cosine, steps=100),
         prediction="x0",
+        offset=offset,
         patterns={"a": (0.5, dict(type=equal, steps=100)),
                   "b": (0.5, dict(type=delayed_ladder, steps=100, execute=1, max_delay=3))},
     )  # fmt: skip
@@ -54,33 +57,38 @@ def policy_model():
 
 
 class Exports(dict):
-    """Name of a plan -> its file, exported when it is first asked for."""
+    """Name of a plan -> its file, exported when it is first asked for; `model(name)` is what was exported."""
 
-    def __init__(self, folder, model):
+    def __init__(self, folder):
         super().__init__()
-        self.folder, self.model = folder, model
+        self.folder, self.models = folder, (policy_model(), policy_model(offset=1))
+
+    def model(self, name):
+        return self.models[PLANS[name].first - PLANS[name].delay]
 
     def __missing__(self, name):
         self[name] = self.folder / f"{name}.onnx"
         observation = {"state": np.zeros(10, np.float32)}
-        export_policy(self.model, PLANS[name], observation, self[name], rate_hz=20, task="TwoRoutes-v0")
+        export_policy(self.model(name), PLANS[name], observation, self[name], rate_hz=20, task="TwoRoutes-v0")
         return self[name]
 
 
 @pytest.fixture(scope="module")
 def exported(one_thread, tmp_path_factory):
-    model = policy_model()
-    return model, Exports(tmp_path_factory.mktemp("policy"), model)
+    paths = Exports(tmp_path_factory.mktemp("policy"))
+    return paths.models[0], paths
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_closed_loop_is_pytorchs_over_whole_episodes(exported, name):
-    model, paths = exported
-    gap = closed_loop_parity(model, PLANS[name], paths[name], lambda: make("TwoRoutes-v0"), [0, 5], steps=120)
+    _, paths = exported
+    gap = closed_loop_parity(
+        paths.model(name), PLANS[name], paths[name], lambda: make("TwoRoutes-v0"), [0, 5], steps=120
+    )
     assert gap <= 1e-4
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_graphs_hold_no_randomness_and_no_branches(exported, name):
     for path in (exported[1][name], exported[1][name].with_name(f"{name}.encoder.onnx")):
         model = onnx.load(path)
@@ -252,10 +260,10 @@ def test_a_delayed_plan_begins_with_the_stand_by_action_in_flight_as_pytorchs_do
             np.testing.assert_allclose(policy.snapshot()["buffer"][0, 0], idle, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("batch", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_single_step_is_pytorchs_whether_reset_or_not_on_the_cpu_provider(exported, tmp_path, batch):
-    model, paths = exported
-    path, name = paths["SDP"], "SDP"
+    name, paths = "SDP", exported[1]
+    model, path = paths.model(name), paths[name]
     if batch > 1:
         path = tmp_path / "batch.onnx"
         export_policy(model, PLANS[name], {"state": np.zeros(10, np.float32)}, path, rate_hz=20, batch=batch)

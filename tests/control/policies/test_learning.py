@@ -48,6 +48,7 @@ def streamed(policy, episodes):
     return (normalise(actions) - normalise(wanted))[:, 20:56].square().mean().item()
 
 
+@pytest.mark.slow
 def test_one_trajectory_is_learnt_and_streamed():
     """Check 20: overfit one episode; the ladder reproduces it after its first pass. Check 22: with every primer, and
     none costs less than "zero". Check 23: the averaged weights are at least as good."""
@@ -62,11 +63,9 @@ def test_one_trajectory_is_learnt_and_streamed():
         anchor = torch.tensor([0.5, -0.5, 0.0]) if primer == "constant" else None
         policy = DiffusionPolicy(model, LADDER, primer, anchor)
         errors[primer], cost[primer] = streamed(policy, episode), policy.evaluations
-    print(errors)
     assert max(errors.values()) < 1e-3, errors
     assert cost == {"zero": 60, "constant": 60, "denoise": 60 + model.process.steps}
     smooth = streamed(DiffusionPolicy(average.eval(), LADDER), episode)
-    print(smooth)
     assert smooth < 1.1 * errors["zero"], (smooth, errors)
 
 
@@ -86,14 +85,5 @@ def test_streaming_needs_ladders_in_the_training():
         mine = {one: (weight, patterns[one]) for one, weight in weights.items()}
         model = train(tiny_model(widths=(32, 64), prediction="x0", patterns=mine), data, 600, batch=64)
         errors[name] = streamed(DiffusionPolicy(model, LADDER), held_out)
-        print(
-            name,
-            errors[name],
-            [
-                streamed(DiffusionPolicy(model, p), held_out)
-                for p in (ladder_plan(20, 5, 5), ladder_plan(20, 5, 25, eta=1.0))
-            ],
-            flush=True,
-        )
     assert errors["both"] < 1.2 * errors["ladder"], errors
     assert errors["ladder"] < 0.5 * min(errors["equal"], errors["linear"]), errors

@@ -96,6 +96,7 @@ def test_a_checkpoint_is_tested_by_rollouts_exported_and_driven(data, tmp_path, 
         assert (one["seed"], one["success"], one["steps"]) == (other["seed"], other["success"], other["steps"])
 
 
+@pytest.mark.slow
 def test_the_ranges_of_a_loaded_checkpoint_are_kept(data, tmp_path):
     train(config(data, tmp_path / "first", iterations=4))
     other = tmp_path / "other"
