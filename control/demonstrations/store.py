@@ -48,6 +48,7 @@ def write_minari(folder: Path, episodes: list[Episode], env, *, identifier: str,
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
 
+    folder = folder.absolute()  # minari looks for its files under a relative path twice
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "data").mkdir(parents=True)
@@ -97,7 +98,7 @@ def read_minari(folder: str | Path) -> list[Episode]:
     if not (folder / "data").is_dir():
         raise DataError(f"{folder} is no Minari data set (it has no folder data): make one with tutelage collect")
     try:
-        stored = MinariDataset(folder / "data")
+        stored = MinariDataset(folder.absolute() / "data")
         found = list(stored.iterate_episodes())
         metadata = list(stored.storage.get_episode_metadata(stored.episode_indices))
     except Exception as error:  # h5py, json and minari raise a dozen kinds for a damaged file

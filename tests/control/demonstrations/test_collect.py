@@ -97,6 +97,12 @@ def test_a_collection_is_readable_by_minari_and_by_us_and_does_not_depend_on_the
     np.testing.assert_array_equal(episodes[0].actions, roll_out(settings, episodes[0].seed).actions)
 
 
+def test_a_collection_may_lie_under_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    collect(Settings("TwoRoutes-v0"), Path("sets/two"), 2, pool=local_pool(1), progress=False)
+    assert len(read_minari(Path("sets/two"))) == 2 == len(read_minari(tmp_path / "sets" / "two"))
+
+
 def test_collecting_on_ray_gives_the_same_episodes(tmp_path):
     pytest.importorskip("ray")
     settings = Settings("TwoRoutes-v0")
