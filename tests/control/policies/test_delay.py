@@ -60,8 +60,8 @@ def test_an_environment_that_is_reset_waits_again_and_a_chunk_asked_for_does_not
 
 def test_planning_anew_under_a_delay_jumps_at_the_seams_and_a_clean_prefix_does_not(windows):
     """Two modes of constant sequences, answers three steps late, exact denoiser: whole chunks lose their mode at every
-    second seam, a ladder behind the actions on their way keeps it. Mean |step| at the seams over that within chunks: 76
-    and 1.0."""
+    second seam, a ladder behind the actions on their way keeps it. Mean |step| at the seams over that within chunks:
+    590 and 0.9."""
     model, delay = fitted(windows), 3
     means = torch.stack([torch.full((20, 3), value, dtype=torch.float64) for value in (-0.8, 0.8)])
     spread = (1e-4 * torch.eye(60, dtype=torch.float64)).expand(2, -1, -1)
