@@ -28,7 +28,7 @@ DEPLOYED = "streaming"
 def training(work_dir: Path, task: str, data: Path, iterations: int, episodes: int, seed: int) -> Job:
     """One network for all plans; its training ends with the rollouts on the held-out layouts."""
     folder = work_dir / "policy"
-    options = {**state_options(task, data), **evaluation_options(folder, episodes)}
+    options = {**state_options(task, data), **evaluation_options(folder, episodes), "val_cfg.plans.DDIM10x1": None}
     return Job("policy", CONFIG, folder, iterations, options, seed)
 
 
