@@ -126,7 +126,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parse.add_argument("--tasks", nargs="+", default=["MetaWorld-reach-moving-v0", ROUTES], metavar="TASK")
     parse.add_argument("--demonstrations", type=int, default=50)
-    parse.add_argument("--iterations", type=int, default=2000, help="as in benchmarks/metaworld_streaming.py")
+    parse.add_argument("--iterations", type=int, default=1500, help="as in benchmarks/metaworld_streaming.py")
     parse.add_argument("--layouts", type=int, default=50)
     parse.add_argument("--parallel", type=int, default=2, help="processes side by side")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/metaworld_streaming"))

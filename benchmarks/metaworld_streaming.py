@@ -61,7 +61,8 @@ def trainings(
     all configs."""
     jobs = {}
     for task in tasks:
-        shared = {**state_options(task, demonstrations(work_dir, task, count)), **(options or {})}
+        about = state_options(task, demonstrations(work_dir, task, count))
+        shared = {"batch_size": 64, **about, **(options or {})}
         for config in (*configs, *(("dp",) if task in ALONE_ON and configs == CONFIGS else ())):
             path, jobs[task, config] = f"configs/control/sdp/{config}_metaworld_state.py", []
             for seed in seeds:
@@ -165,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parse.add_argument("--tasks", nargs="+", default=[*PLAIN, *REACTIVE, ROUTES], choices=sorted(TASKS), metavar="TASK")
     parse.add_argument("--demonstrations", type=int, default=50)
-    parse.add_argument("--iterations", type=int, default=2000)
+    parse.add_argument("--iterations", type=int, default=1500, help="of 64 windows")
     parse.add_argument("--layouts", type=int, default=50, help="held-out layouts per task and training")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--steps", type=int, default=400, help="control steps of the latency measurement")
@@ -182,7 +183,8 @@ def main(argv: list[str] | None = None) -> int:
     run([job for part in jobs.values() for job in part], parallel=args.parallel)
     plain, reactive = (tuple(task for task in group if task in args.tasks) for group in (PLAIN, REACTIVE))
     parts = [
-        f"{args.demonstrations} demonstrations and {args.iterations} iterations per network, {args.layouts} held-out "
+        f"{args.demonstrations} demonstrations and {args.iterations} iterations per network, of 64 windows if "
+        f"no option says otherwise, {args.layouts} held-out "
         f"layouts per task and training, {len(args.seeds)} trainings. Success and differences (paired by layout and "
         "training seed) with 95 % bootstrap intervals over layouts and trainings; where all episodes of a cell agree, "
         "Wilson's. Diffusion Policy's rows and ours are the same networks, trained on a mixture of noise levels."
