@@ -25,10 +25,10 @@ from common.engine.config import load_config
 from perception.detection.distiller import Distiller
 from perception.detection.vcd import VCDDetector
 
-NETWORKS = {  # name: (config, options, expert's config)
-    "baseline, ResNet-50": ("baseline_r50", {}, None),
-    "expert, ConvNeXt-B": ("expert_convnextb", {}, None),
-    "apprentice, ResNet-50 from ConvNeXt-B": ("apprentice_r50", {}, "expert_convnextb"),
+NETWORKS = {  # name: (config, expert's config)
+    "baseline, ResNet-50": ("baseline_r50", None),
+    "expert, ConvNeXt-B": ("expert_convnextb", None),
+    "apprentice, ResNet-50 from ConvNeXt-B": ("apprentice_r50", "expert_convnextb"),
 }
 PATH = "configs/perception/vcd/{}_256x704_nus.py"
 BOXES, HW = 40, (256, 704)
@@ -36,9 +36,8 @@ BOXES, HW = 40, (256, 704)
 
 def detector(name: str, device: str) -> VCDDetector:
     """A network of NETWORKS in training mode, with its expert where it has one."""
-    config, _, expert = NETWORKS[name]
+    config, expert = NETWORKS[name]
     model = build(config)
-    model.distiller = None
     if expert:
         options = {k: v for k, v in load_config(PATH.format(config)).model.distiller.items() if k != "type"}
         model.distiller = Distiller(**{**options, "expert": {}})

@@ -176,15 +176,11 @@ def _write(graph: nn.Module, inputs: tuple, path: Path, names: list[str], output
 def closed_loop_parity(model, plan: Plan, path, env_factory: Callable, seeds: list[int], steps: int) -> float:
     """Largest difference of an action between PyTorch and the exported graph, each rolling out its own environment with
     the same noise, over whole episodes of at most `steps`. A delayed plan's answers come as late in both."""
-    from control.delay import DelayedActor
     from control.policies.policy import DiffusionPolicy
     from deploy.runtime.policy import StreamingPolicy
 
     runtime, worst = StreamingPolicy(path), 0.0
     torch_policy = DiffusionPolicy(model, plan)
-    if delay := delay_of(model, plan):  # normalised 0 is in flight, as `StreamingPolicy` has it where nothing is said
-        idle = model.actions.inverse(torch.zeros(torch_policy.width))
-        torch_policy = DelayedActor(torch_policy, delay, plan.execute, 0, idle.numpy())
     for seed in seeds:
         torch_policy.reset([seed])
         runtime.reset(seed)
