@@ -41,8 +41,8 @@ class StepGraph(nn.Module):
 
     def __init__(self, model: DiffusionPolicyModel, plan: Plan):
         super().__init__()
-        self.model, self.plan, self.idle = model, plan, delay_of(model, plan) > 0
-        self.register_buffer("in_flight", (torch.arange(plan.horizon) < plan.first)[:, None], persistent=False)
+        self.model, self.plan, self.idle = model, plan, plan.delay > 0
+        self.register_buffer("in_flight", (torch.arange(plan.horizon) < plan.delay)[:, None], persistent=False)
 
     def forward(self, condition, buffer, level, fresh, start_noise, reset, *more) -> tuple[Tensor, Tensor, Tensor]:
         """more: noise, if the plan is stochastic, then idle, if it is delayed."""
@@ -55,16 +55,6 @@ class StepGraph(nn.Module):
             lambda x, t: self.model.denoiser(x, t, condition), process, self.plan, state, fresh, noise
         )
         return self.model.actions.inverse(chunk), following.buffer, following.level
-
-
-def delay_of(model: DiffusionPolicyModel, plan: Plan) -> int:
-    """Control steps from an observation to the first action of its answer. Raises ConfigError where it is negative."""
-    if plan.first < model.offset:
-        raise ConfigError(
-            f"the plan's first={plan.first} and the model's offset={model.offset}: its actions would be for "
-            f"{model.offset - plan.first} steps ago; set first={model.offset}"
-        )
-    return plan.first - model.offset
 
 
 def check_graph(path: Path) -> None:
@@ -94,14 +84,15 @@ def export_policy(
 
     observation: one observation of one step per name, for shapes and types. batch: robots per call, fixed in the
     graphs; `StreamingPolicy` runs one, other numbers are for a server's own loop.
-    Raises: ConfigError for a plan with more than 16 evaluations; DataError without statistics.
+    Raises: ConfigError for a plan with more than 16 evaluations, or one that does not fit the model's offset; DataError
+    without statistics.
     """
     if plan.evaluations > MOST_EVALUATIONS:
         raise ConfigError(
             f"a plan of {plan.evaluations} evaluations per call is not unrolled into a graph; use at most "
             f"{MOST_EVALUATIONS} (DDIM, or a ladder)"
         )
-    delay = delay_of(model, plan)
+    plan.check_alignment(model.offset)
     model.check()
     model = model.eval().cpu()
     path = Path(path)
@@ -122,7 +113,7 @@ def export_policy(
     inputs = ["condition", "buffer", "level", "fresh", "start_noise", "reset"]
     if plan.eta:
         state, inputs = (*state, torch.zeros(plan.evaluations, B, T, A)), [*inputs, "noise"]
-    if delay:
+    if plan.delay:
         state, inputs = (*state, torch.zeros(B, A)), [*inputs, "idle"]
     _write(EncoderGraph(model), observed, encoder_path, names, ["condition"], opset)
     _write(StepGraph(model, plan), state, path, inputs, ["action", "next_buffer", "next_level"], opset)
@@ -137,7 +128,7 @@ def export_policy(
         horizon=T,
         action_dim=A,
         condition_dim=condition.shape[1],
-        first=delay,
+        first=plan.delay,
         execute=plan.execute,
         evaluations=plan.evaluations,
         fresh=rows,
@@ -146,7 +137,7 @@ def export_policy(
         action_low=tuple(model.actions.low.tolist()),
         action_high=tuple(model.actions.high.tolist()),
         rate_hz=float(rate_hz),
-        idle=delay > 0,
+        idle=plan.delay > 0,
         batch=batch,
         task=task,
         source={**(source or {}), "prediction": model.denoiser.prediction, "steps": model.process.steps},

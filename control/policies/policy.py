@@ -31,11 +31,7 @@ class DiffusionPolicy:
     def __init__(self, model: DiffusionPolicyModel, plan: Plan, primer: str = "zero", anchor: Tensor | None = None):
         if plan.horizon != model.horizon:
             raise ValueError(f"the plan's horizon is {plan.horizon}, the model's {model.horizon}: make them the same")
-        if plan.first - plan.delay != model.offset:
-            raise ValueError(
-                f"the plan takes position {plan.first - plan.delay} for the action of now (first={plan.first}, "
-                f"delay={plan.delay}), the model has it at offset={model.offset}: make them the same"
-            )
+        plan.check_alignment(model.offset)
         plan.check(model.process)
         if primer not in PRIMERS or (primer == "constant") != (anchor is not None):
             raise ValueError(

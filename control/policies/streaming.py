@@ -56,6 +56,16 @@ class Plan:
         """Positions of new noise at the end of the buffer after every call."""
         return self.shift + self.excess
 
+    def check_alignment(self, offset: int) -> None:
+        """Raises ConfigError unless the first action of a call without delay is position `offset`, where the model has
+        the action of now."""
+        now = self.first - self.delay
+        if now != offset:
+            raise ConfigError(
+                f"the plan takes position {now} for the action of now (first={self.first}, delay={self.delay}), the "
+                f"model has it at offset={offset}: make them the same"
+            )
+
     def check(self, process: Process) -> None:
         """Raises ConfigError if its smallest denoising step is finer than a discrete process's: evaluations that change
         nothing, and below half a step a noise of 0 that no network can divide by."""

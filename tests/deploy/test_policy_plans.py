@@ -1,4 +1,4 @@
-"""Which plans can be exported, and how late their answers are."""
+"""Which plans can be exported."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
-from deploy.policy_export import delay_of
+from deploy.policy_export import export_policy
 from deploy.policy_export_command import exportable
 
 
@@ -20,10 +20,16 @@ def test_a_primer_that_the_graph_does_not_have_is_refused():
     assert known["b"] == {"type": "x", "primer": "zero"}
 
 
-def test_a_plan_counts_its_delay_from_the_models_offset():
-    now, before = SimpleNamespace(offset=0), SimpleNamespace(offset=1)
-    assert delay_of(now, delayed_plan(20, 1, 3)) == 3 and delay_of(now, ladder_plan(20, 2)) == 0
-    assert delay_of(before, chunk_plan(20, 8, 10, first=1)) == 0
-    assert delay_of(before, delayed_plan(20, 1, 3)) == 2
-    with pytest.raises(ConfigError, match="for 1 steps ago; set first=1"):
-        delay_of(before, chunk_plan(20, 8, 10))
+@pytest.mark.parametrize(
+    ("offset", "plan"),
+    [(0, delayed_plan(20, 1, 3)), (0, ladder_plan(20, 2)), (1, chunk_plan(20, 8, 10, first=1))],
+)
+def test_a_plan_fits_the_model_whose_position_of_now_it_executes_first(offset, plan):
+    plan.check_alignment(offset)
+    with pytest.raises(ConfigError, match=rf"position {offset} for the action of now .* offset={1 - offset}"):
+        plan.check_alignment(1 - offset)
+
+
+def test_export_refuses_a_plan_that_would_execute_a_past_action(tmp_path):
+    with pytest.raises(ConfigError, match="position 0 for the action of now"):
+        export_policy(SimpleNamespace(offset=1), delayed_plan(20, 1, 3), {}, tmp_path / "p.onnx", rate_hz=10)
