@@ -62,24 +62,42 @@ def ddpm(denoise: Denoise, process: Process, x: Tensor, levels: Tensor, **kwargs
 
 
 def dpm_solver_pp(
-    denoise: Denoise, process: Process, x: Tensor, levels: Tensor, *, callback: Callback | None = None
+    denoise: Denoise,
+    process: Process,
+    x: Tensor,
+    levels: Tensor,
+    *,
+    stochastic: bool = False,
+    first_order_end: bool = False,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): second order, one evaluation per step. The first step of a
-    position and the one that ends at level 0, where log-SNR is infinite, are of first order."""
-    before = None
+    position and the one that ends at level 0, where log-SNR is infinite, are of first order.
+
+    stochastic: SDE-DPM-Solver++(2M) (the same paper, section 5): its first-order step is the ancestral one, the second
+    order corrects x0. first_order_end: the last step too is of first order (diffusers' `lower_order_final`).
+    Args: noise (n, *x.shape) standard normal for the stochastic form; otherwise drawn from `generator`.
+    """
+    before, gamma, z = None, 0.0, None
     for i, (t, s) in enumerate(_pairs(levels, x)):
         x0 = denoise(x, t)
         if callback:
             callback(i, x, x0)
         direction = x0
-        if before is not None:
+        if before is not None and not (first_order_end and i == len(levels) - 2):
             last_x0, last_t = before
             span, last_span = process.log_snr(s) - process.log_snr(t), process.log_snr(t) - process.log_snr(last_t)
             usable = (s > 0) & (s < t) & (t < last_t)
             ratio = torch.where(usable, span, 0.0) / torch.where(usable, 2 * last_span, 1.0)
             direction = x0 + ratio * (x0 - last_x0)
-        # exp(-h) = alpha_t sigma_s / (alpha_s sigma_t); with h: x_s = (sigma_s / sigma_t) x - alpha_s (exp(-h) - 1) D
-        x = process.step(x, t, s, direction)
+        if stochastic:
+            gamma = process.ancestral_gamma(t, s)
+            z = noise[i] if noise is not None else _normal(x, generator)
+        # exp(-h) = alpha_t sigma_s / (alpha_s sigma_t); with h: x_s = (sigma_s / sigma_t) x - alpha_s (exp(-h) - 1) D;
+        # stochastic: x_s = exp(-h) (sigma_s / sigma_t) x + alpha_s (1 - exp(-2h)) D + sigma_s sqrt(1 - exp(-2h)) z
+        x = process.step(x, t, s, direction, gamma, z)
         before = (x0, t)
     return x
 

@@ -5,7 +5,7 @@ import torch
 
 from common.diffusion.analytic import Mixture1D, gaussian_flow_map
 from common.diffusion.denoiser import Denoiser
-from common.diffusion.process import rectified_flow, vp_continuous, vp_cosine
+from common.diffusion.process import rectified_flow, vp_continuous, vp_cosine, vp_linear
 from common.diffusion.samplers import ddim, ddpm, dpm_solver_pp, gamma_chain
 
 TOY = Mixture1D(*torch.tensor([[0.3, 0.7], [-1.5, 1.0], [0.3, 0.5]], dtype=torch.float64))
@@ -143,3 +143,37 @@ def test_ddpm_and_ddim_agree_with_diffusers_step_by_step(prediction, name):
         std = scheduler._get_variance(t).double() ** 0.5 if t > 0 else 0.0
         other = mean + std * (noise[i] - drawn)
     torch.testing.assert_close(x, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stochastic", [False, True], ids=["ode", "sde"])
+@pytest.mark.parametrize("steps", [1, 2, 8, 20])
+def test_dpm_solver_pp_agrees_with_diffusers_step_by_step(stochastic, steps):
+    """On the schedule of LiDAR completion, whose last step ends at index 0 and not at clean data."""
+    diffusers = pytest.importorskip("diffusers")
+    process, N = vp_linear(1000, 3.5e-5, 0.007), 1000
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=N, beta_schedule="linear", beta_start=3.5e-5, beta_end=0.007, solver_order=2,
+        algorithm_type="sde-dpmsolver++" if stochastic else "dpmsolver++", final_sigmas_type="sigma_min",
+    )  # fmt: skip
+    scheduler.set_timesteps(steps)
+    levels = torch.cat([scheduler.timesteps, torch.zeros(1)]).double().add(1) / N
+    denoiser = Denoiser(Fixed(), process, "eps")
+    start = torch.randn(3, 8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(steps, *start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    seen = []
+    x = dpm_solver_pp(denoiser, process, start, levels, stochastic=stochastic, first_order_end=steps < 15, noise=noise,
+                      callback=lambda i, x, _: seen.append(x))  # fmt: skip
+    other = start
+    for ours, t, z in zip([*seen[1:], x], scheduler.timesteps, noise, strict=True):
+        out = Fixed()(other, (t.double() + 1) / N)
+        other = scheduler.step(out, t, other, variance_noise=z if stochastic else None).prev_sample
+        torch.testing.assert_close(ours, other, rtol=2e-5, atol=2e-4)  # its tables are float32, divided by 0.17
+
+
+def test_the_stochastic_solver_reaches_the_data_distribution():
+    process, g = vp_linear(1000), torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, dtype=torch.float64, generator=g)
+    x = dpm_solver_pp(TOY.denoise(process), process, x, process.levels(50), stochastic=True, generator=g)
+    below, _ = TOY.log_tails(process, torch.tensor([-1.5, -0.6, 1.0]).double(), torch.tensor(0.0).double())
+    found = (x[:, None] < torch.tensor([-1.5, -0.6, 1.0])).double().mean(0)
+    torch.testing.assert_close(found, below.exp(), rtol=0, atol=0.015)  # 20,000 draws: 3 sigma is 0.011
