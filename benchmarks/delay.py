@@ -5,34 +5,27 @@ The networks are those of benchmarks/metaworld_streaming.py (trained here where 
 same 50 for all. What is measured is kept beside each network. Writes benchmarks/results/delay.md and one plot per task.
 """
 
-import argparse
-import hashlib
-import json
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _policies import interval
-from _report import RESULTS, describe_device, table, training_cost, write_report
+from _policies import identity, in_parallel, interval, kept_successes, network_parser
+from _report import describe_device, table, training_cost, write_report
 from metaworld_streaming import ROUTES, trainings
 
 from common.engine.config import parse_options
 from common.engine.experiments import Job, run
 from control.delay import DelayedActor
-from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.pictures import success_over_delay
 from control.policies.policy import DiffusionPolicy
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
-from control.rollout import paired_difference, rollout
+from control.rollout import paired_difference
 from control.trainings import trained
-from control.workers import local_pool
 
 DELAYS = (0, 1, 2, 3, 4)
 EXECUTE = 8
@@ -57,35 +50,14 @@ def delayed_actor(model, task: str, way: str, delay: int) -> DelayedActor:
     return DelayedActor(DiffusionPolicy(model, plan, "constant", anchor), delay, every, drop, idle)
 
 
-def identity(job: Job, horizon: int, task: str, way: str, delay: int, layouts: int) -> dict:
-    """What decides a cell's successes: the way by its name and all of its plan, the weights, and the layouts."""
-    plan, every, drop = WAYS[way](delay, horizon)
-    plain = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in vars(plan).items()}
-    with job.checkpoint.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "way": way, "plan": plain, "every": every, "drop": drop, "delay": delay, "task": task, "weights": weights,
-        "layouts": [EVALUATION_SEEDS, EVALUATION_SEEDS + layouts - 1],
-    }  # fmt: skip
-
-
 def measured(job: Job, task: str, way: str, delay: int, layouts: int) -> tuple[str, int, int, list[float]]:
     """(way, delay, seed, successes of the layouts) of one training; kept in its folder under all that decides them."""
     torch.set_num_threads(1)
     model = trained(job)[1]
-    key = identity(job, model.horizon, task, way, delay, layouts)
-    name = re.sub(r"\W+", "-", way.lower())
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = job.work_dir / "delay" / f"{name}_{delay}_{digest}.json"
-    if path.is_file():
-        return way, delay, job.seed, json.loads(path.read_text())["successes"]
+    plan, every, drop = WAYS[way](delay, model.horizon)
+    key = identity(job, plan, task, layouts, way=way, every=every, drop=drop, delay=delay)
     policy = delayed_actor(model, task, way, delay)
-    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + layouts)
-    found = [float(one.success) for one in rollout(policy, task, seeds, parallel=layouts)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps({"of": key, "successes": found}) + "\n")
-    beside.rename(path)
+    found = kept_successes(job.work_dir / "delay", f"{way} {delay}", key, policy, task, layouts)
     return way, delay, job.seed, found
 
 
@@ -93,12 +65,8 @@ def sweep(jobs: list[Job], task: str, layouts: int, workers: int) -> dict[tuple[
     """(way, delay) -> (trainings, layouts) successes, several at a time."""
     cells = [(job, task, way, delay, layouts) for way in WAYS for delay in DELAYS for job in jobs]
     found: dict[tuple[str, int], dict] = {}
-    with local_pool(workers) as pool:
-        for cell in cells:
-            pool.submit(measured, *cell)
-        for _ in tqdm(cells, desc=task, unit="cell", dynamic_ncols=True):
-            way, delay, seed, successes = pool.next()
-            found.setdefault((way, delay), {})[seed] = successes
+    for way, delay, seed, successes in in_parallel(measured, cells, workers, task):
+        found.setdefault((way, delay), {})[seed] = successes
     return {key: np.array([rows[job.seed] for job in jobs]) for key, rows in found.items()}
 
 
@@ -121,22 +89,8 @@ def report(found: dict, task: str) -> tuple[str, dict]:
     return body + table(["difference", *map(str, DELAYS)], differences), rates
 
 
-def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parse.add_argument("--tasks", nargs="+", default=["MetaWorld-reach-moving-v0", ROUTES], metavar="TASK")
-    parse.add_argument("--demonstrations", type=int, default=50)
-    parse.add_argument("--iterations", type=int, default=1500, help="as in benchmarks/metaworld_streaming.py")
-    parse.add_argument("--layouts", type=int, default=50)
-    parse.add_argument("--parallel", type=int, default=2, help="processes side by side")
-    parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/metaworld_streaming"))
-    parse.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
-    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="overrides of the config")
-    return parse
-
-
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = network_parser(__doc__, ["MetaWorld-reach-moving-v0", ROUTES]).parse_args(argv)
     jobs = trainings(args.work_dir, args.tasks, args.seeds, args.iterations, args.demonstrations, args.layouts,
                      ("streaming",), parse_options(args.cfg_options))  # fmt: skip
     run([job for part in jobs.values() for job in part], parallel=args.parallel)

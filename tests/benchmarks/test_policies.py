@@ -22,8 +22,8 @@ from control.timing import observed_states, step_times, undisturbed_worst
 from control.trainings import cost, demonstrations
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-metaworld, pusht, delay, shared = map(
-    importlib.import_module, ("metaworld_streaming", "pusht_state", "delay", "_policies")
+metaworld, pusht, delay, ladders, shared = map(
+    importlib.import_module, ("metaworld_streaming", "pusht_state", "delay", "ladders", "_policies")
 )
 
 
@@ -207,7 +207,7 @@ def test_a_cell_is_measured_again_exactly_when_something_that_decides_it_changed
 
     monkeypatch.setattr(delay, "trained", lambda job: (None, SimpleNamespace(horizon=16)))
     monkeypatch.setattr(delay, "delayed_actor", lambda model, task, way, late: (way, late))
-    monkeypatch.setattr(delay, "rollout", played)
+    monkeypatch.setattr(shared, "rollout", played)
     names = list(delay.WAYS)
 
     def successes(way=names[0], late=1, layouts=3, task="TwoRoutes-v0"):
@@ -228,6 +228,25 @@ def test_a_cell_is_measured_again_exactly_when_something_that_decides_it_changed
     assert len(calls) == 8
 
 
+def test_actions_per_call_are_compared_on_the_same_networks_and_layouts(tmp_path, monkeypatch):
+    """A ladder of n actions that succeeds on the layouts below 3 n, whatever the network."""
+    jobs = [Job(f"a/{seed}", "c.py", tmp_path / str(seed), 5, seed=seed) for seed in (0, 1)]
+    for job in jobs:
+        job.work_dir.mkdir()
+        job.checkpoint.write_bytes(b"weights")
+    monkeypatch.setattr(ladders, "trained", lambda job: (None, SimpleNamespace(horizon=16)))
+    monkeypatch.setattr(ladders, "DiffusionPolicy", lambda model, plan: plan)
+    monkeypatch.setattr(
+        shared, "rollout",
+        lambda plan, task, seeds, parallel: [SimpleNamespace(success=s - seeds[0] < 3 * plan.execute) for s in seeds],
+    )  # fmt: skip
+    monkeypatch.setattr(ladders, "in_parallel", lambda function, cells, *_: [function(*cell) for cell in cells])
+    found = ladders.sweep({"TwoRoutes-v0": jobs}, 24, 1)
+    assert {n: rows.mean() for (_, n), rows in found.items()} == {1: 3 / 24, 2: 6 / 24, 4: 12 / 24, 8: 1.0}
+    assert found["TwoRoutes-v0", 1].shape == (2, 24)
+    assert "| 8 - 1 | +0.875 [" in ladders.report(found, ["TwoRoutes-v0"])
+
+
 @pytest.mark.slow
 def test_a_tiny_run_writes_every_row_and_a_second_one_trains_nothing(tmp_path):
     options = {"--tasks": ["TwoRoutes-v0"], "--seeds": ["0", "1"], "--demonstrations": ["3"], "--iterations": ["101"],
@@ -243,3 +262,6 @@ def test_a_tiny_run_writes_every_row_and_a_second_one_trains_nothing(tmp_path):
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pth")}
     assert (tmp_path / "delay_TwoRoutes-v0.png").stat().st_size > 5000
     assert f"| {delay.OURS} |" in (tmp_path / "delay.md").read_text()
+    assert ladders.main(options) == 0
+    rows = [line.split("|")[1].strip() for line in (tmp_path / "ladders.md").read_text().splitlines() if "| " in line]
+    assert [row for row in rows if row.isdigit()] == ["1", "2", "4", "8"]
