@@ -43,6 +43,16 @@ def read_beside(onnx_path: Path, schema: str) -> tuple[Path, dict]:
     return path, raw
 
 
+def check_files(path: Path, onnx_path: Path, hashes: dict[str, str]) -> None:
+    """Hold the files beside a manifest, name -> sha256, against their hashes. Raises ManifestError."""
+    for name, digest in hashes.items():
+        file = onnx_path.with_name(name)
+        if not file.is_file():
+            raise ManifestError(f"{file} is missing: keep the exported files together, or export again")
+        if sha256(file) != digest:
+            raise ManifestError(f"{file.name} is not the file {path.name} describes; export again")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
     """One input or output of the graph. A dimension is a number, or a letter where it is free."""

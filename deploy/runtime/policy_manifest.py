@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManifestError
-from .manifest import read_beside, sha256
+from .manifest import check_files, read_beside
 
 SCHEMA = "tutelage-policy/1"
 
@@ -83,10 +83,5 @@ class PolicyManifest:
             raise ManifestError(
                 f"{path}: a key is missing, unknown or of the wrong form ({error}); export again"
             ) from None
-        encoder = onnx_path.with_name(manifest.encoder)
-        for file, digest in ((onnx_path, manifest.sha256), (encoder, manifest.encoder_sha256)):
-            if not file.is_file():
-                raise ManifestError(f"{file} is missing: keep the exported files together, or export again")
-            if sha256(file) != digest:
-                raise ManifestError(f"{file.name} is not the file {path.name} describes; export again")
+        check_files(path, onnx_path, {manifest.model: manifest.sha256, manifest.encoder: manifest.encoder_sha256})
         return manifest

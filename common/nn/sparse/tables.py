@@ -132,8 +132,8 @@ class Tables:
         return rows(self.point2voxel, len(self.levels[0]))
 
     def centres(self, level: int) -> Tensor:
-        """(V, 3) centres of a level's voxels in metres. Level 0's are at coords * voxel."""
-        return ((self.levels[level].coords + 0.5) * 2**level - 0.5) * self.voxel
+        """(V, 3) centres of a level's voxels, in voxels of level 0, whose own are at whole numbers."""
+        return (self.levels[level].coords + 0.5) * 2**level - 0.5
 
 
 def search(keys: Tensor, wanted: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def stacked_tables(points: Tensor, voxel: float, levels: int) -> Tables:
 
 def match(query: Tensor, query_sample: Tensor, reference: Tensor, reference_sizes: list[int]) -> Tensor:
     """(V,) row of the nearest of reference (R, 3) within the same sample, for query (V, 3) of samples (V,), both sorted
-    by sample. Distances are exact for integers and half-integers."""
+    by sample; the first of several that are equally near. Give both in voxels: whole and half numbers are exact."""
     found, first = [], 0
     counts = torch.bincount(query_sample, minlength=len(reference_sizes)).tolist()
     for part, size in zip(query.split(counts), reference_sizes, strict=True):
