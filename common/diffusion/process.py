@@ -30,6 +30,16 @@ class Process:
         """x_t."""
         return self.alpha(t) * x0 + self.sigma(t) * eps
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t from a state x at a level s <= t: alpha_{t|s} x + sigma_{t|s} eps, whose marginal is that of clean data
+        noised to t."""
+        return self.alpha(t) / self.alpha(s) * x + self.added_sigma(s, t) * eps
+
+    def added_sigma(self, s: Tensor, t: Tensor) -> Tensor:
+        """sigma_{t|s} of `renoise`: sigma_t^2 = (alpha_t / alpha_s)^2 sigma_s^2 + sigma_{t|s}^2."""
+        carried = self.alpha(t) / self.alpha(s) * self.sigma(s)
+        return (self.sigma(t) ** 2 - carried**2).clamp_min(0).sqrt()
+
     def eps(self, x: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """The noise that makes x of x0. Needs t > 0."""
         return (x - self.alpha(t) * x0) / self.sigma(t)

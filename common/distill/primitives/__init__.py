@@ -1,0 +1,1 @@
+"""Loss primitives, one a file: pure functions of tensors, one value per sample."""
