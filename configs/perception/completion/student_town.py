@@ -1,0 +1,46 @@
+"""A few-step student of `teacher_town`, by anchored Distillation-DPO. Give the teacher's checkpoint:
+`--cfg-options model.checkpoint=CKPT`. Variants: model.steps, model.preset (vsd, paper, anchored, first_release)."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .teacher_town import *
+
+from common.engine.optim import OptimisersInTurn
+from perception.completion.distillation import CompletionDistillation
+
+iterations = 2400  # 600 updates of the student, 1,800 of the assistants
+model = dict(
+    type=CompletionDistillation,
+    teacher=dict(profile=profile),
+    checkpoint=None,
+    steps=4,
+    preset="anchored",
+    kappa=0.25,
+    critic_updates=3,
+    guidance=2.0,
+)
+train_cfg.update(max_iters=iterations, val_interval=iterations)
+optim_wrapper = dict(
+    constructor=OptimisersInTurn,
+    student=dict(
+        modules=["networks.student"],
+        optimizer=dict(type=Adam, lr=1e-4, betas=(0.0, 0.99)),
+        clip_grad=dict(max_norm=1.0),
+    ),
+    assistants=dict(
+        modules=["networks.winner", "networks.loser"],
+        optimizer=dict(type=Adam, lr=3e-4, betas=(0.0, 0.99)),
+        clip_grad=dict(max_norm=1.0),
+    ),
+)
+param_scheduler = [dict(type=LinearLR, start_factor=1e-2, by_epoch=False, begin=0, end=50)]
+custom_hooks = [dict(type=EMAHook, decay=0.99, power=0.75)]
+linked = dict(
+    profile=["model.teacher.profile", "train_dataloader.dataset.profile", "val_dataloader.dataset.profile",
+             "test_dataloader.dataset.profile"],
+    radius=["val_evaluator.radius", "test_evaluator.radius"],
+    towns=["train_dataloader.dataset.folder", "val_dataloader.dataset.folder", "test_dataloader.dataset.folder"],
+    iterations=["train_cfg.max_iters", "train_cfg.val_interval"],
+    batch_size=["train_dataloader.batch_size", "train_dataloader.sampler.batch_size"],
+)  # fmt: skip

@@ -1,0 +1,205 @@
+"""Few-step students of a completion teacher: score distillation with preferences (Distillation-DPO, arXiv 2504.11447,
+with a loss that has a gradient).
+
+Four noise predictors under one frozen encoder: the frozen teacher, the student, and an assistant each for winners and
+for losers, all of which begin as the teacher. Assistants learn the noise prediction of the student's own scenes; the
+student follows teacher minus assistant. A student of N steps is trained on the steps that it will make.
+"""
+
+import copy
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from common.distill.fake_score import TwoTimeScale, frozen
+from common.distill.primitives.preference import PRESETS, as_released, preference, ranked
+from common.distill.primitives.score import dmd_weight
+from common.distill.rollout import backward_simulation
+from common.distill.states import as_level
+from common.errors import ConfigError
+from perception.completion.losses import nearest, noise_loss
+from perception.completion.model import CompletionModel, guided_denoiser
+from perception.completion.network import Cloud, NoisePredictor, Scan, cloud
+from perception.completion.sampling import consistent_levels, lidiff_local, start
+
+NETWORKS = ("student", "winner", "loser")
+WEIGHTS = ("eps", "dmd")
+
+
+@torch.no_grad()
+def worse(points: Tensor, scene: Tensor, metric: str, random: torch.Generator | None = None) -> Tensor:
+    """(B,) how bad each cloud (B, N, 3) is: "cd" mean of both directed distances to the scene, "recall" the scene's
+    distance to the cloud alone, "random" a coin (a negative control)."""
+    if metric == "random":
+        return torch.rand(len(points), generator=random)
+    rows = []
+    for cloud_, truth in zip(points, scene, strict=True):
+        back = (truth - cloud_[nearest(truth, cloud_)]).norm(dim=-1).mean()
+        there = (cloud_ - truth[nearest(cloud_, truth)]).norm(dim=-1).mean() if metric == "cd" else back
+        rows.append((there + back) / 2)
+    return torch.stack(rows)
+
+
+@MODELS.register_module()
+class CompletionDistillation(BaseModel):
+    """Args:
+    teacher: config of the `CompletionModel` that `checkpoint` belongs to; steps N of the student; preset and its kappa
+    (anchored) or omega (paper); critic_updates per update of the student; guidance of the teacher's score, which goes
+    into a student of one evaluation per step; metric that ranks a pair; scales of a pair's starting noise, and whether
+    it is shared; weight of the score difference: "eps" or "dmd"; low, high: range of the levels at which scores are
+    compared; released: the loss as published, without gradient.
+
+    A training iteration is one update, of the assistants or of the student in turn: `optim_wrapper` is a dictionary
+    with the keys "student" and "assistants". Evaluation runs the student.
+    """
+
+    METRICS = ("cd", "recall", "random")
+
+    def __init__(
+        self, teacher: dict, checkpoint: str | None = None, steps: int = 1, preset: str = "anchored",
+        kappa: float = 0.25, omega: float = 1.0, critic_updates: int = 3, guidance: float = 2.0, metric: str = "cd",
+        scales: tuple[float, float] = (1.0, 1.1), shared_noise: bool = True, weight: str = "dmd", low: float = 0.02,
+        high: float = 0.98, released: bool = False, data_preprocessor: dict | None = None,
+    ):  # fmt: skip
+        super().__init__(data_preprocessor)
+        for name, value, known in (
+            ("preset", preset, PRESETS),
+            ("metric", metric, self.METRICS),
+            ("weight", weight, WEIGHTS),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name}={value!r}: choose one of {', '.join(known)}")
+        if shared_noise and scales[0] == scales[1]:
+            raise ConfigError(f"scales={tuple(scales)} with shared noise make identical pairs: change one of them")
+        arguments = {"anchored": {"kappa": kappa}, "paper": {"omega": omega}}.get(preset, {})
+        self.coefficients = PRESETS[preset](**arguments)
+        base = CompletionModel(**{key: value for key, value in teacher.items() if key != "type"})
+        if checkpoint:
+            from common.engine.checkpoint import load_weights
+
+            load_weights(base, checkpoint)
+        self.profile, self.encoder, self.teacher = base.profile, base.encoder, base.predict
+        self.networks = nn.ModuleDict({name: copy.deepcopy(base.predict) for name in NETWORKS})
+        for module in (self.encoder, self.teacher):
+            module.requires_grad_(False)
+        self.turns, self.steps, self.guidance = TwoTimeScale(critic_updates), steps, guidance
+        self.metric, self.scales, self.shared_noise = metric, tuple(scales), shared_noise
+        self.weight, self.range, self.released = weight, (low, high), released
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @property
+    def student(self) -> NoisePredictor:
+        return self.networks["student"]
+
+    @property
+    def assistants(self) -> list[NoisePredictor]:
+        return [self.networks["winner"], self.networks["loser"]]
+
+    def train(self, mode: bool = True):
+        """Encoder and teacher evaluate, whatever the mode."""
+        super().train(mode)
+        self.encoder.eval()
+        self.teacher.eval()
+        return self
+
+    def train_step(self, data: dict, optim_wrapper) -> dict[str, Tensor]:
+        """One update: critic_updates of the assistants, then one of the student, over and over."""
+        data = self.data_preprocessor(data, True)
+        turn = self.turns.students_turn(int(self.updates))
+        still = self.assistants if turn else [self.student]
+        with frozen(*still):
+            losses = self.student_losses(**data) if turn else self.assistant_losses(**data)
+            total, logs = self.parse_losses(losses)
+            optim_wrapper["student" if turn else "assistants"].update_params(total)
+        self.updates += 1
+        return logs
+
+    def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "predict"):
+        if mode != "predict":
+            raise ConfigError(f"forward(mode={mode!r}): a distillation trains by train_step and predicts")
+        found = self.complete(scan, seed)
+        rows = zip(found, scene, scan, seed, strict=True)
+        return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
+
+    @torch.no_grad()
+    def complete(self, scan: Tensor, seed: Tensor, steps: int | None = None) -> Tensor:
+        """(B, N, 3) by the student, unguided, with the noise that a teacher would get."""
+        return self.as_model().complete(scan, seed, steps or self.steps, "local", 1.0)
+
+    def as_model(self) -> CompletionModel:
+        """The student as a completion model, sharing its weights: for sampling and export."""
+        model = CompletionModel.__new__(CompletionModel)
+        BaseModel.__init__(model)
+        model.profile, model.encoder, model.predict = self.profile, self.encoder, self.student
+        model.sampler, model.steps, model.guidance = "local", self.steps, 1.0
+        return model
+
+    def pair(self, scan: Tensor, seen: Scan) -> tuple[Tensor, Tensor]:
+        """Two scenes (B, N, 3) of the student at one of its steps, from different starts."""
+        process, levels = lidiff_local(), consistent_levels(self.steps)
+        anchor = scan.repeat(1, self.profile.copies, 1)
+        noise = torch.randn_like(anchor)
+        other = noise if self.shared_noise else torch.randn_like(anchor)
+        last = int(torch.randint(self.steps, ()))
+        denoise = guided_denoiser(self.student, seen, None, 1.0)
+        return tuple(
+            backward_simulation(denoise, process, start(anchor, process, scale * z), levels, last)
+            for scale, z in zip(self.scales, (noise, other), strict=True)
+        )
+
+    def judged(self, scan: Tensor, scene: Tensor, seen: Scan) -> tuple[Tensor, Tensor, Tensor]:
+        """Winners, losers, and whether the first start won."""
+        first, second = self.pair(scan, seen)
+        bad = [worse(one.detach(), scene, self.metric) for one in (first, second)]
+        return ranked(first, second, *bad)
+
+    def assistant_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
+        """Noise prediction of the student's winners and losers, each by its assistant."""
+        with torch.no_grad():
+            seen = self.encoder(scan)
+            winner, loser, _ = self.judged(scan, scene, seen)
+        losses = {}
+        for name, clean in (("winner", winner), ("loser", loser)):
+            t, eps = self.levels(clean), torch.randn_like(clean)
+            noised = lidiff_local().noise(clean, t, eps)
+            losses[f"loss_{name}"] = noise_loss(self.networks[name](noised, t, seen), eps)
+        return losses
+
+    def student_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
+        """The preset's loss of a fresh pair, level and noise shared."""
+        with torch.no_grad():
+            seen = self.encoder(scan)
+            empty = self.encoder.empty(len(scan)) if self.guidance != 1 else None
+        winner, loser, won = self.judged(scan, scene, seen)
+        t, eps = self.levels(winner), torch.randn_like(winner)
+        gradients, noised = [], []
+        for name, y in (("winner", winner), ("loser", loser)):
+            noised.append(lidiff_local().noise(y, t, eps))
+            gradients.append(self.gradient(noised[-1].detach(), y, t, self.networks[name], seen, empty))
+        if self.released:
+            c_w, c_l = self.coefficients
+            loss = c_w * as_released(winner, noised[0], gradients[0]) + c_l * as_released(
+                loser, noised[1], gradients[1]
+            )
+        else:
+            loss = preference(winner, loser, *gradients, self.coefficients)
+        return {"loss_student": loss.mean(), "first_won": won.float().mean()}
+
+    @torch.no_grad()
+    def gradient(
+        self, x: Tensor, y: Tensor, t: Tensor, assistant: NoisePredictor, seen: Scan, empty: Scan | None
+    ) -> Tensor:
+        """(B, N, 3) eps_teacher - eps_assistant at x, or the difference of their estimates normalised as DMD does."""
+        prepared: Cloud = cloud(x, self.teacher.spec)
+        truth = guided_denoiser(self.teacher, seen, empty, self.guidance)(prepared, t)
+        fake = guided_denoiser(assistant, seen, None, 1.0)(prepared, t)
+        if self.weight == "dmd":
+            return dmd_weight(y, truth) * (fake - truth)
+        return (fake - truth) / lidiff_local().sigma(t)
+
+    def levels(self, like: Tensor) -> Tensor:
+        """Levels (B, 1, 1) of the scores."""
+        low, high = self.range
+        return as_level(low + (high - low) * torch.rand(len(like)), like)

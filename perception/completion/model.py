@@ -1,0 +1,102 @@
+"""The completion teacher: noise prediction on local diffusion under a scan, and sampling with guidance."""
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from common.diffusion.samplers import Denoise
+from common.distill.states import as_level, guided
+from common.errors import ConfigError
+from perception.completion.losses import noise_loss
+from perception.completion.network import Cloud, Encoder, NoisePredictor, Scan, cloud
+from perception.completion.profiles import PROFILES, Profile
+from perception.completion.sampling import SAMPLERS, STEPS, lidiff_local, start
+
+
+def profile_of(name: str | Profile) -> Profile:
+    """A profile by its name. Raises ConfigError."""
+    if isinstance(name, str) and name not in PROFILES:
+        raise ConfigError(f"profile={name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name] if isinstance(name, str) else name
+
+
+def denoiser(predict: NoisePredictor, scan: Scan) -> Denoise:
+    """(x, t) -> estimate of the clean points, x - sigma eps_hat."""
+    process = lidiff_local()
+
+    def x0(x: Tensor | Cloud, t: Tensor) -> Tensor:
+        points = x.points if isinstance(x, Cloud) else x
+        return points - process.sigma(t) * predict(x, t, scan)
+
+    return x0
+
+
+def guided_denoiser(predict: NoisePredictor, scan: Scan, empty: Scan | None, weight: float) -> Denoise:
+    """`denoiser` under classifier-free guidance; both evaluations share the points' tables."""
+    seen = denoiser(predict, scan)
+    if weight == 1:
+        return seen
+    both = guided(seen, denoiser(predict, empty), weight)
+    return lambda x, t: both(x if isinstance(x, Cloud) else cloud(x, predict.spec), t)
+
+
+def seeded_noise(seeds: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """(B, *shape) standard normal, a function of each sample's seed: comparisons are paired."""
+    rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return torch.stack(rows).to(like)
+
+
+@MODELS.register_module()
+class CompletionModel(BaseModel):
+    """Args: profile: name or `Profile`; drop: share of training samples whose scan is hidden, for guidance;
+    regulariser of `noise_loss`; sampler "local" or "vp_offset"; steps and guidance of sampling; norm.
+
+    forward(scan (B, n, 3), scene (B, N, 3), seed (B,)): mode "loss" {"loss"}; mode "predict" a list of
+    {"prediction", "truth", "scan", "seed"}, clouds before the output filter.
+    """
+
+    def __init__(
+        self, profile: str | Profile, drop: float = 0.1, regulariser: float = 0.0, sampler: str = "local",
+        steps: int = 20, guidance: float = 2.0, norm: str = "instance", data_preprocessor: dict | None = None,
+    ):  # fmt: skip
+        super().__init__(data_preprocessor)
+        if sampler not in SAMPLERS:
+            raise ConfigError(f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        self.profile = profile_of(profile)
+        spec = self.profile.spec
+        self.encoder = Encoder(spec, self.profile.down, norm)
+        self.predict = NoisePredictor(spec, self.profile.down, self.profile.up, norm)
+        self.drop, self.regulariser = drop, regulariser
+        self.sampler, self.steps, self.guidance = sampler, steps, guidance
+
+    def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "loss"):
+        if mode == "loss":
+            return {"loss": self.loss(scan, scene)}
+        if mode != "predict":
+            raise ConfigError(f"forward(mode={mode!r}): choose 'loss' or 'predict'")
+        found = self.complete(scan, seed)
+        rows = zip(found, scene, scan, seed, strict=True)
+        return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
+
+    def loss(self, scan: Tensor, scene: Tensor) -> Tensor:
+        """Noise prediction at uniform levels; a hidden scan is one voxel at the origin."""
+        B = len(scan)
+        t = as_level((torch.randint(STEPS, (B,)) + 1) / STEPS, scene)
+        hidden = as_level((torch.rand(B) < self.drop).float(), scan)
+        eps = torch.randn_like(scene)
+        seen = self.encoder(scan * (1 - hidden))
+        return noise_loss(self.predict(lidiff_local().noise(scene, t, eps), t, seen), eps, self.regulariser)
+
+    @torch.no_grad()
+    def complete(self, scan: Tensor, seed: Tensor, steps: int | None = None, sampler: str | None = None,
+                 guidance: float | None = None) -> Tensor:  # fmt: skip
+        """(B, N, 3) from scans (B, n, 3); other steps, sampler or guidance than the model's own on demand."""
+        anchor = scan.repeat(1, self.profile.copies, 1)
+        weight = self.guidance if guidance is None else guidance
+        seen, empty = self.encoder(scan), self.encoder.empty(len(scan)) if weight != 1 else None
+        steps = steps or self.steps
+        noise = seeded_noise(seed, (steps + 1, *anchor.shape[1:]), anchor).transpose(0, 1)
+        x = start(anchor, lidiff_local(), noise[0])
+        denoise = guided_denoiser(self.predict, seen, empty, weight)
+        return SAMPLERS[sampler or self.sampler](denoise, x, steps, anchor, noise=noise[1:])
