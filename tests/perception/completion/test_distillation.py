@@ -1,0 +1,138 @@
+"""Distilled students: who changes when, where the gradient comes from, and what the released loss does."""
+
+import hashlib
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+
+from common.errors import ConfigError
+from perception.completion.distillation import CompletionDistillation, worse
+from perception.completion.model import CompletionModel
+
+from .tiny import TINY, batch
+
+
+def made(seed=0, **arguments):
+    torch.manual_seed(seed)
+    return CompletionDistillation(dict(profile=TINY), **{"critic_updates": 2, "guidance": 2.0, **arguments})
+
+
+def optimisers(model, rate=1e-3):
+    parts = {"student": [model.student], "assistants": model.assistants}
+    return OptimWrapperDict(**{
+        name: OptimWrapper(torch.optim.Adam([p for one in modules for p in one.parameters()], rate, betas=(0.0, 0.99)))
+        for name, modules in parts.items()
+    })  # fmt: skip
+
+
+def fingerprint(module):
+    state = module.state_dict().items()
+    return hashlib.sha256(b"".join(v.detach().numpy().tobytes() for _, v in state)).hexdigest()
+
+
+def fingerprints(model):
+    parts = {"encoder": model.encoder, "teacher": model.teacher, **model.networks}
+    return {name: fingerprint(module) for name, module in parts.items()}
+
+
+def test_all_networks_begin_as_the_teacher():
+    found = fingerprints(made())
+    assert found["teacher"] == found["student"] == found["winner"] == found["loser"]
+
+
+def test_in_each_phase_the_named_networks_change_and_teacher_and_encoder_never():
+    model = made().train()
+    steps, before = optimisers(model), fingerprints(model)
+    for update in range(6):
+        model.train_step(batch(), steps)
+        after = fingerprints(model)
+        changed = {name for name in after if after[name] != before[name]}
+        assert changed == ({"student"} if update % 3 == 2 else {"winner", "loser"}), update
+        before = after
+    assert int(model.updates) == 6
+
+
+def test_while_the_assistant_is_the_unguided_teacher_the_student_has_no_gradient():
+    model = made(guidance=1.0).train()
+    losses = model.student_losses(**batch())
+    losses["loss_student"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.student.parameters())
+    steps = optimisers(model)
+    model.train_step(batch(), steps)
+    model.student.zero_grad()
+    model.student_losses(**batch())["loss_student"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.student.parameters())
+
+
+@pytest.mark.parametrize("weight", ["eps", "dmd"])
+def test_the_students_loss_moves_it_and_the_released_one_leaves_it_bit_identical(weight):
+    for released in (False, True):
+        model = made(critic_updates=1, weight=weight, released=released).train()
+        steps, before = optimisers(model), fingerprint(model.student)
+        for _ in range(20 if released else 4):
+            model.train_step(batch(), steps)
+        assert (fingerprint(model.student) == before) is released
+
+
+def test_the_released_loss_has_no_gradient_that_outweighs_rounding():
+    model = made(released=True).train()
+    model.train_step(batch(), optimisers(model))
+    model.student.zero_grad()
+    model.student_losses(**batch())["loss_student"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.student.parameters())
+
+
+def test_winners_are_nearer_to_the_scene_and_a_coin_decides_at_random():
+    model, data = made(), batch()
+    with torch.no_grad():
+        seen = model.encoder(data["scan"])
+        winner, loser, _ = model.judged(data["scan"], data["scene"], seen)
+    for metric in ("cd", "recall"):
+        bad = [worse(one, data["scene"], metric) for one in (winner, loser)]
+        assert metric != "cd" or (bad[0] <= bad[1]).all()
+    g = torch.Generator().manual_seed(0)
+    coins = torch.stack([worse(winner, data["scene"], "random", g) for _ in range(200)])
+    assert 0.4 < (coins > 0.5).float().mean() < 0.6
+
+
+def test_a_cloud_is_as_bad_as_its_chamfer_distance():
+    scene = torch.tensor([[[0.0, 0, 0], [1, 0, 0]]])
+    points = torch.tensor([[[0.0, 0.5, 0], [0.0, 0.5, 0]]])
+    there, back = 0.5, (0.5 + 1.25**0.5) / 2
+    assert worse(points, scene, "cd").item() == pytest.approx((there + back) / 2)
+    assert worse(points, scene, "recall").item() == pytest.approx(back)
+
+
+def test_identical_pairs_and_unknown_choices_are_refused():
+    with pytest.raises(ConfigError, match="identical pairs"):
+        made(scales=(1.0, 1.0))
+    made(scales=(1.0, 1.0), shared_noise=False)
+    for name in ("preset", "metric", "weight"):
+        with pytest.raises(ConfigError, match=f"{name}='x'"):
+            made(**{name: "x"})
+
+
+def test_several_steps_are_trained_at_each_of_them_with_one_graph():
+    model = made(steps=3).train()
+    data = batch()
+    with torch.no_grad():
+        seen = model.encoder(data["scan"])
+    drawn = []
+    for _ in range(12):
+        first, _ = model.pair(data["scan"], seen)
+        assert first.requires_grad
+        drawn.append(first.detach())
+    assert len({one.sum().item() for one in drawn}) == 12
+
+
+def test_the_student_completes_as_a_model_of_its_own_weights():
+    model, data = made(steps=2).eval(), batch()
+    torch.manual_seed(0)
+    same = CompletionModel(TINY, steps=2, guidance=1.0).eval()
+    same.encoder.load_state_dict(model.encoder.state_dict())
+    same.predict.load_state_dict(model.student.state_dict())
+    found = model(**data, mode="predict")
+    torch.testing.assert_close(found[0]["prediction"], same.complete(data["scan"], data["seed"])[0])
+    with pytest.raises(ConfigError, match="mode='loss'"):
+        model(**data, mode="loss")
