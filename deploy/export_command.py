@@ -3,7 +3,11 @@
 import sys
 from importlib import import_module
 
-EXPORTERS = {"DiffusionPolicyModel": "deploy.policy_export_command"}  # model class -> module; else the detector's
+EXPORTERS = {  # model class -> module; else the detector's
+    "DiffusionPolicyModel": "deploy.policy_export_command",
+    "CompletionModel": "deploy.completion_export_command",
+    "CompletionDistillation": "deploy.completion_export_command",
+}
 
 
 def exporter(config: str) -> str:

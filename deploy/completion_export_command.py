@@ -1,0 +1,88 @@
+"""`tutelage export` for scene completion: CONFIG CHECKPOINT OUT.onnx, a teacher or a distilled student."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import ConfigError
+from deploy.completion_export import export_completion
+from deploy.runtime.completion import SceneCompleter
+from deploy.runtime.manifest import sha256
+
+TOLERANCE = 1e-4  # m of predicted noise, in one evaluation
+FLIPPED = 1e-3  # share of points that may lie within rounding of a voxel's border
+
+
+def load_completion(config, checkpoint: str):
+    """The config's `CompletionModel` with a checkpoint's (averaged) weights; of a distillation, the student."""
+    from mmengine.registry import MODELS
+
+    from common.engine.checkpoint import load_weights
+
+    described = dict(config.model)
+    if "checkpoint" in described:  # the student's checkpoint holds its teacher too
+        described["checkpoint"] = None
+    model = MODELS.build(described)
+    load_weights(model, checkpoint)
+    return (model.as_model() if hasattr(model, "as_model") else model).eval()
+
+
+def parity(model, path: Path, scan: np.ndarray, seed: int) -> tuple[float, float]:
+    """Largest difference of one evaluation's predicted noise between PyTorch and the exported graphs, and the share of
+    a whole completion's points that differ by more than 1 mm, for the same noise."""
+    from perception.completion.model import seeded_noise
+
+    completer = SceneCompleter(path)
+    scans = torch.from_numpy(scan)[None]
+    anchor = scans.repeat(1, model.profile.copies, 1)
+    steps = model.steps
+    noise = seeded_noise(torch.tensor([seed]), (steps + 1, *anchor.shape[1:]), anchor)[0]
+    with torch.no_grad():
+        theirs = model.complete(scans, torch.tensor([seed]))[0].numpy()
+        x, seen = anchor + noise[:1], model.encoder(scans)
+        single = model.predict(x, torch.tensor(0.5), seen)[0].numpy()
+    ours = completer.predict(x[0].numpy(), 499, [(1.0, completer.encode(scan))])
+    whole = completer(scan, noise=noise[0].numpy(), thin=False).raw
+    return float(np.abs(ours - single).max()), float((np.abs(whole - theirs).max(1) > 1e-3).mean())
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="tutelage export", description="Export a completion: graphs and manifest.")
+    parse.add_argument("config")
+    parse.add_argument("checkpoint")
+    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, then complete a scene with both; 1 if they differ by more than the limits."""
+    args = parser().parse_args(argv)
+    from mmengine.registry import DATASETS
+
+    from common.engine.config import load_config, parse_options
+
+    if args.out.suffix != ".onnx":
+        raise ConfigError(f"{args.out}: the exported file must end in .onnx")
+    config = load_config(args.config, parse_options(args.cfg_options))
+    model = load_completion(config, args.checkpoint)
+    if model.sampler != "local":
+        raise ConfigError(f"model.sampler={model.sampler!r}: the runtime samples by 'local'; test and export that")
+    sample = DATASETS.build({**config.test_dataloader.dataset, "count": 1})[0]
+    profile, scan = model.profile, sample["scan"].numpy()
+    manifest = export_completion(
+        model.encoder, model.predict, args.out, scan, radius=profile.radius, near=profile.near,
+        scan_points=profile.scan_points, copies=profile.copies, steps=model.steps, guidance=model.guidance,
+        source={"config": Path(args.config).name, "checkpoint": Path(args.checkpoint).name,
+                "checkpoint_sha256": sha256(args.checkpoint), "torch": torch.__version__},
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in (args.out, args.out.with_name(manifest.encoder))) / 2**20
+    print(f"{args.out}: {manifest.steps} steps, guidance {manifest.guidance:g}, {size:.1f} MiB")
+    worst, flipped = parity(model, args.out, scan, sample["seed"])
+    print(
+        f"predicted noise differs by at most {worst:.2e} (limit {TOLERANCE:g}); of a whole completion's points "
+        f"{100 * flipped:.2f} % by more than 1 mm (limit {100 * FLIPPED:g} %)"
+    )
+    return 0 if worst <= TOLERANCE and flipped <= FLIPPED else 1
