@@ -103,8 +103,7 @@ def export_completion(
 ) -> CompletionManifest:  # fmt: skip
     """Write `path` (the denoiser), its encoder and its manifest; returns the manifest.
 
-    example: a scan (n, 3) in range, for tracing. Raises: ConfigError for networks with batch norm, whose statistics a
-    graph of one sample would not have, or of different voxels.
+    example: a scan (n, 3) in range, for tracing. Raises: ConfigError for networks of different voxels.
     """
     spec = encoder.spec
     if spec != denoiser.spec:

@@ -8,8 +8,8 @@ import torch
 
 from common.errors import ConfigError
 from deploy.completion_export import export_completion
+from deploy.onnx_common import onnx_path, provenance
 from deploy.runtime.completion import SceneCompleter
-from deploy.runtime.manifest import sha256
 
 TOLERANCE = 1e-4  # m of predicted noise, in one evaluation
 FLIPPED = 1e-3  # share of points that may lie within rounding of a voxel's border
@@ -64,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from common.engine.config import load_config, parse_options
 
-    if args.out.suffix != ".onnx":
-        raise ConfigError(f"{args.out}: the exported file must end in .onnx")
+    out = onnx_path(args.out)
     config = load_config(args.config, parse_options(args.cfg_options))
     model = load_completion(config, args.checkpoint)
     if model.sampler != "local":
@@ -73,14 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     sample = DATASETS.build({**config.test_dataloader.dataset, "count": 1})[0]
     profile, scan = model.profile, sample["scan"].numpy()
     manifest = export_completion(
-        model.encoder, model.predict, args.out, scan, radius=profile.radius, near=profile.near,
+        model.encoder, model.predict, out, scan, radius=profile.radius, near=profile.near,
         scan_points=profile.scan_points, copies=profile.copies, steps=model.steps, guidance=model.guidance,
-        source={"config": Path(args.config).name, "checkpoint": Path(args.checkpoint).name,
-                "checkpoint_sha256": sha256(args.checkpoint), "torch": torch.__version__},
+        source=provenance(args.config, args.checkpoint),
     )  # fmt: skip
-    size = sum(path.stat().st_size for path in (args.out, args.out.with_name(manifest.encoder))) / 2**20
-    print(f"{args.out}: {manifest.steps} steps, guidance {manifest.guidance:g}, {size:.1f} MiB")
-    worst, flipped = parity(model, args.out, scan, sample["seed"])
+    size = sum(path.stat().st_size for path in (out, out.with_name(manifest.encoder))) / 2**20
+    print(f"{out}: {manifest.steps} steps, guidance {manifest.guidance:g}, {size:.1f} MiB")
+    worst, flipped = parity(model, out, scan, sample["seed"])
     print(
         f"predicted noise differs by at most {worst:.2e} (limit {TOLERANCE:g}); of a whole completion's points "
         f"{100 * flipped:.2f} % by more than 1 mm (limit {100 * FLIPPED:g} %)"

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from common.errors import ConfigError
 from deploy.frames import drawn_frames, normalisation, surround_rig
-from deploy.onnx_common import OPSET, quiet
+from deploy.onnx_common import OPSET, onnx_path, provenance, quiet
 from deploy.runtime.geometry import Lift, camera_vector
 from deploy.runtime.manifest import FRUSTUMS, LIFTS, Manifest, TaskNMS, TensorSpec, sha256
 from deploy.runtime.session import INPUTS, OUTPUTS
@@ -314,16 +314,9 @@ def main(argv: list[str] | None = None) -> int:
     from common.engine.config import load_config, parse_options
     from deploy.parity import check, streams
 
-    if Path(args.out).suffix != ".onnx":
-        raise ConfigError(f"{args.out}: the exported file must end in .onnx")
+    onnx_path(args.out)
     config = load_config(args.config, parse_options(args.cfg_options))
     detector = build_detector(config, args.checkpoint, ema={"auto": None, "ema": True, "raw": False}[args.weights])
-    source = {
-        "config": Path(args.config).name,
-        "checkpoint": Path(args.checkpoint).name,
-        "checkpoint_sha256": sha256(args.checkpoint),
-        "torch": torch.__version__,
-    }
     manifest = export(
         detector,
         args.out,
@@ -331,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
         rate_hz=args.rate,
         resize_headroom=resize_headroom(config),
         pool=args.pool,
-        source=source,
+        source=provenance(args.config, args.checkpoint),
     )
     size = Path(args.out).stat().st_size / 2**20
     print(f"{args.out}: opset {manifest.opset}, {size:.1f} MiB; manifest {Path(args.out).with_suffix('.json').name}")

@@ -1,7 +1,13 @@
-"""What every export shares: the opset, and quiet."""
+"""What every export shares: the opset, quiet, the name of its file, and where it comes from."""
 
 import logging
 from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from common.errors import ConfigError
+from deploy.runtime.manifest import sha256
 
 OPSET = 18  # 20 has another GridSample, which TensorRT 10.13 computes wrongly
 
@@ -16,3 +22,16 @@ def quiet():
         yield
     finally:
         logger.setLevel(before)
+
+
+def onnx_path(out: str | Path) -> Path:
+    """The file to write. Raises ConfigError unless it is called .onnx."""
+    if Path(out).suffix != ".onnx":
+        raise ConfigError(f"{out}: the exported file must end in .onnx")
+    return Path(out)
+
+
+def provenance(config: str, checkpoint: str, **more) -> dict:
+    """A manifest's `source`: names without folders, the checkpoint's hash, and torch's version."""
+    named = {"config": Path(config).name, "checkpoint": Path(checkpoint).name, **more}
+    return {**named, "checkpoint_sha256": sha256(checkpoint), "torch": torch.__version__}

@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from common.errors import ConfigError
+from deploy.onnx_common import onnx_path, provenance
 from deploy.policy_export import closed_loop_parity, export_policy
-from deploy.runtime.manifest import sha256
 
 TOLERANCE = 1e-4
 
@@ -60,8 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     from control.envs import make
     from control.policies.model import build
 
-    if args.out.suffix != ".onnx":
-        raise ConfigError(f"{args.out}: the exported file must end in .onnx")
+    out = onnx_path(args.out)
     config = load_config(args.config, parse_options(args.cfg_options))
     known = plans(config)
     name = args.plan or next(reversed(known), None)
@@ -72,17 +69,16 @@ def main(argv: list[str] | None = None) -> int:
     env = make(task, observe=names)
     observation, _ = env.reset(seed=EVALUATION_SEEDS)
     manifest = export_policy(
-        model, plan, observation, args.out, rate_hz=env.unwrapped.control_hz, task=task,
-        source={"config": Path(args.config).name, "checkpoint": Path(args.checkpoint).name, "plan": name,
-                "checkpoint_sha256": sha256(args.checkpoint), "torch": torch.__version__},
+        model, plan, observation, out, rate_hz=env.unwrapped.control_hz, task=task,
+        source=provenance(args.config, args.checkpoint, plan=name),
     )  # fmt: skip
-    size = sum(path.stat().st_size for path in (args.out, args.out.with_name(manifest.encoder))) / 2**20
-    print(f"{args.out}: plan {name}, {plan.evaluations} evaluations per call of {plan.execute} actions, {size:.1f} MiB")
+    size = sum(path.stat().st_size for path in (out, out.with_name(manifest.encoder))) / 2**20
+    print(f"{out}: plan {name}, {plan.evaluations} evaluations per call of {plan.execute} actions, {size:.1f} MiB")
     if not args.episodes:
         return 0
     seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + args.episodes))
     steps = env.spec.max_episode_steps if env.spec else 10_000
-    gap = closed_loop_parity(model, plan, args.out, lambda: make(task, observe=names), seeds, steps)
+    gap = closed_loop_parity(model, plan, out, lambda: make(task, observe=names), seeds, steps)
     limit = TOLERANCE * max(1.0, float((model.actions.high - model.actions.low).max()) / 2)
     print(f"closed loop over {args.episodes} episodes: actions differ by at most {gap:.2e} (limit {limit:.2e})")
     return 0 if gap <= limit else 1

@@ -148,6 +148,8 @@ class SceneCompleter(Host):
         return encoded, self.places(tables.levels[-1].coords, len(tables.levels) - 1)
 
     def predict(self, x: np.ndarray, index: int, conditions: list) -> np.ndarray:
+        """(P, 3) predicted noise of points (P, 3) at an index of the schedule: the sum over conditions, (weight, what
+        `encode` returned)."""
         tables, feed = self.tables(x)
         feed |= {"point2voxel": tables.point2voxel, "index": np.array([index], np.float32)}
         total = np.float32(0)

@@ -1,6 +1,7 @@
 """Completion samples for training and evaluation: simulated towns, kept on disk once made."""
 
 import os
+import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import ConfigError, DataError
-from perception.completion.profiles import PROFILES, Profile
+from common.errors import DataError
+from perception.completion.profiles import Profile, profile_of
 from perception.completion.samples import make_sample
 from perception.completion.town import make_town, static
 
@@ -63,9 +64,7 @@ class TownScenes(Dataset):
     def __init__(
         self, folder: str, profile: str | Profile, train: bool = True, count: int | None = None, workers: int = 1
     ):
-        if isinstance(profile, str) and profile not in PROFILES:
-            raise ConfigError(f"profile={profile!r}: choose one of {', '.join(PROFILES)}")
-        self.profile = PROFILES[profile] if isinstance(profile, str) else profile
+        self.profile = profile_of(profile)
         self.folder, self.train = Path(folder), train
         count = count or (self.profile.train_scenes if train else self.profile.val_scenes)
         first = 0 if train else HELD_OUT
@@ -81,7 +80,7 @@ class TownScenes(Dataset):
         try:
             with np.load(path) as stored:
                 scan, scene = stored["scan"], stored["scene"]
-        except Exception as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
         drawn = int(torch.randint(2**62, ())) if self.train else seed
         sample = make_sample(scan, scene, self.profile, np.random.default_rng(drawn), self.train, str(path))

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from common.distill.fake_score import TwoTimeScale, frozen
 from common.distill.primitives.preference import PRESETS, as_released, preference, ranked
-from common.distill.primitives.score import dmd_weight
+from common.distill.primitives.score import direction, dmd_weight, eps_weight
 from common.distill.rollout import backward_simulation
 from common.distill.states import as_level
+from common.distill.times import uniform
 from common.errors import ConfigError
 from perception.completion.losses import nearest, noise_loss
-from perception.completion.model import CompletionModel, guided_denoiser
-from perception.completion.network import Cloud, NoisePredictor, Scan, cloud
+from perception.completion.model import CompletionModel, complete, guided_denoiser, predictions
+from perception.completion.network import NoisePredictor, Scan, cloud
 from perception.completion.sampling import consistent_levels, lidiff_local, start
 
 NETWORKS = ("student", "winner", "loser")
@@ -119,21 +120,16 @@ class CompletionDistillation(BaseModel):
     def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "predict"):
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): a distillation trains by train_step and predicts")
-        found = self.complete(scan, seed)
-        rows = zip(found, scene, scan, seed, strict=True)
-        return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
+        return predictions(self.complete(scan, seed), scan, scene, seed)
 
-    @torch.no_grad()
     def complete(self, scan: Tensor, seed: Tensor, steps: int | None = None) -> Tensor:
         """(B, N, 3) by the student, unguided, with the noise that a teacher would get."""
-        return self.as_model().complete(scan, seed, steps or self.steps, "local", 1.0)
+        return complete(self.encoder, self.student, self.profile, scan, seed, steps=steps or self.steps)
 
     def as_model(self) -> CompletionModel:
-        """The student as a completion model, sharing its weights: for sampling and export."""
-        model = CompletionModel.__new__(CompletionModel)
-        BaseModel.__init__(model)
-        model.profile, model.encoder, model.predict = self.profile, self.encoder, self.student
-        model.sampler, model.steps, model.guidance = "local", self.steps, 1.0
+        """The student as a completion model that shares its weights, for export."""
+        model = CompletionModel(self.profile, steps=self.steps, guidance=1.0)
+        model.encoder, model.predict = self.encoder, self.student
         return model
 
     def pair(self, scan: Tensor, seen: Scan) -> tuple[Tensor, Tensor]:
@@ -192,14 +188,11 @@ class CompletionDistillation(BaseModel):
         self, x: Tensor, y: Tensor, t: Tensor, assistant: NoisePredictor, seen: Scan, empty: Scan | None
     ) -> Tensor:
         """(B, N, 3) eps_teacher - eps_assistant at x, or the difference of their estimates normalised as DMD does."""
-        prepared: Cloud = cloud(x, self.teacher.spec)
-        truth = guided_denoiser(self.teacher, seen, empty, self.guidance)(prepared, t)
-        fake = guided_denoiser(assistant, seen, None, 1.0)(prepared, t)
-        if self.weight == "dmd":
-            return dmd_weight(y, truth) * (fake - truth)
-        return (fake - truth) / lidiff_local().sigma(t)
+        fake = guided_denoiser(assistant, seen, None, 1.0)
+        teacher = guided_denoiser(self.teacher, seen, empty, self.guidance)
+        difference, truth = direction(fake, teacher, cloud(x, self.teacher.spec), t)
+        return difference * (dmd_weight(y, truth) if self.weight == "dmd" else eps_weight(lidiff_local(), t))
 
     def levels(self, like: Tensor) -> Tensor:
         """Levels (B, 1, 1) of the scores."""
-        low, high = self.range
-        return as_level(low + (high - low) * torch.rand(len(like)), like)
+        return as_level(uniform(len(like), *self.range), like)

@@ -11,6 +11,7 @@ from scipy.integrate import simpson
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import jensenshannon
 
+from perception.completion.cells import keys
 from perception.completion.transport import emd, emd_released
 
 CELL = 0.5  # of the histograms
@@ -27,11 +28,6 @@ def cells(points: np.ndarray, edge: float, radius: float) -> np.ndarray:
     """Integer cells (K, 3) of the points within the cube; the others are dropped."""
     inside = points[(np.abs(points) < radius).all(1)]
     return np.floor((inside + radius) / edge).astype(np.int64)
-
-
-def keys(of: np.ndarray) -> np.ndarray:
-    """(K,) one integer per cell (K, 3); 21 bits per axis."""
-    return (of[:, 0] << 42) | (of[:, 1] << 21) | of[:, 2]
 
 
 def divergence(first: np.ndarray, second: np.ndarray) -> float:

@@ -10,15 +10,8 @@ from common.distill.states import as_level, guided
 from common.errors import ConfigError
 from perception.completion.losses import noise_loss
 from perception.completion.network import Cloud, Encoder, NoisePredictor, Scan, cloud
-from perception.completion.profiles import PROFILES, Profile
+from perception.completion.profiles import Profile, profile_of
 from perception.completion.sampling import SAMPLERS, STEPS, lidiff_local, start
-
-
-def profile_of(name: str | Profile) -> Profile:
-    """A profile by its name. Raises ConfigError."""
-    if isinstance(name, str) and name not in PROFILES:
-        raise ConfigError(f"profile={name!r}: choose one of {', '.join(PROFILES)}")
-    return PROFILES[name] if isinstance(name, str) else name
 
 
 def denoiser(predict: NoisePredictor, scan: Scan) -> Denoise:
@@ -45,6 +38,26 @@ def seeded_noise(seeds: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """(B, *shape) standard normal, a function of each sample's seed: comparisons are paired."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(rows).to(like)
+
+
+@torch.no_grad()
+def complete(
+    encoder: Encoder, predict: NoisePredictor, profile: Profile, scan: Tensor, seed: Tensor, *, steps: int,
+    sampler: str = "local", guidance: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """(B, N, 3) from scans (B, n, 3); the starting noise is each sample's seed's."""
+    anchor = scan.repeat(1, profile.copies, 1)
+    seen, empty = encoder(scan), encoder.empty(len(scan)) if guidance != 1 else None
+    noise = seeded_noise(seed, (steps + 1, *anchor.shape[1:]), anchor).transpose(0, 1)
+    x = start(anchor, lidiff_local(), noise[0])
+    denoise = guided_denoiser(predict, seen, empty, guidance)
+    return SAMPLERS[sampler](denoise, x, steps, anchor, noise=noise[1:])
+
+
+def predictions(found: Tensor, scan: Tensor, scene: Tensor, seed: Tensor) -> list[dict]:
+    """What `SceneMetric` takes: a dictionary per sample, clouds before the output filter."""
+    rows = zip(found, scene, scan, seed, strict=True)
+    return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
 
 
 @MODELS.register_module()
@@ -75,9 +88,7 @@ class CompletionModel(BaseModel):
             return {"loss": self.loss(scan, scene)}
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): choose 'loss' or 'predict'")
-        found = self.complete(scan, seed)
-        rows = zip(found, scene, scan, seed, strict=True)
-        return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
+        return predictions(self.complete(scan, seed), scan, scene, seed)
 
     def loss(self, scan: Tensor, scene: Tensor) -> Tensor:
         """Noise prediction at uniform levels; a hidden scan is one voxel at the origin."""
@@ -88,15 +99,10 @@ class CompletionModel(BaseModel):
         seen = self.encoder(scan * (1 - hidden))
         return noise_loss(self.predict(lidiff_local().noise(scene, t, eps), t, seen), eps, self.regulariser)
 
-    @torch.no_grad()
     def complete(self, scan: Tensor, seed: Tensor, steps: int | None = None, sampler: str | None = None,
                  guidance: float | None = None) -> Tensor:  # fmt: skip
         """(B, N, 3) from scans (B, n, 3); other steps, sampler or guidance than the model's own on demand."""
-        anchor = scan.repeat(1, self.profile.copies, 1)
-        weight = self.guidance if guidance is None else guidance
-        seen, empty = self.encoder(scan), self.encoder.empty(len(scan)) if weight != 1 else None
-        steps = steps or self.steps
-        noise = seeded_noise(seed, (steps + 1, *anchor.shape[1:]), anchor).transpose(0, 1)
-        x = start(anchor, lidiff_local(), noise[0])
-        denoise = guided_denoiser(self.predict, seen, empty, weight)
-        return SAMPLERS[sampler or self.sampler](denoise, x, steps, anchor, noise=noise[1:])
+        return complete(
+            self.encoder, self.predict, self.profile, scan, seed, steps=steps or self.steps,
+            sampler=sampler or self.sampler, guidance=self.guidance if guidance is None else guidance,
+        )  # fmt: skip

@@ -10,7 +10,8 @@ from perception.completion.network import VoxelSpec
 class Profile:
     """radius, near: points farther and nearer than these metres are dropped; scan_points: of a thinned scan, each
     `copies` times where sampling starts; cube: edge of the cubes that a scan makes visible; voxel of the network and
-    its widths; scenes for training and validation."""
+    its widths; scenes for training and validation; raw: the networks see metres, as published, and not shares of the
+    radius."""
 
     radius: float
     near: float
@@ -22,6 +23,7 @@ class Profile:
     up: tuple[int, ...]
     train_scenes: int
     val_scenes: int
+    raw: bool = False
 
     def __post_init__(self):
         if not 0 <= self.near < self.radius:
@@ -37,7 +39,7 @@ class Profile:
     @property
     def spec(self) -> VoxelSpec:
         """Voxels and features of the networks."""
-        return VoxelSpec(self.voxel, len(self.down), self.radius)
+        return VoxelSpec(self.voxel, len(self.down), None if self.raw else self.radius)
 
 
 PROFILES = {
@@ -48,5 +50,13 @@ PROFILES = {
     "gpu": Profile(radius=25.0, near=2.0, scan_points=3000, copies=10, cube=5.0, voxel=0.1,
                    down=(16, 16, 32, 64, 128), up=(128, 64, 48, 48), train_scenes=1000, val_scenes=100),
     "published": Profile(radius=50.0, near=3.5, scan_points=18_000, copies=10, cube=10.0, voxel=0.05,
-                         down=(32, 32, 64, 128, 256), up=(256, 128, 96, 96), train_scenes=19_130, val_scenes=4071),
+                         down=(32, 32, 64, 128, 256), up=(256, 128, 96, 96), train_scenes=19_130, val_scenes=4071,
+                         raw=True),
 }  # fmt: skip
+
+
+def profile_of(name: str | Profile) -> Profile:
+    """A profile by its name. Raises ConfigError."""
+    if isinstance(name, str) and name not in PROFILES:
+        raise ConfigError(f"profile={name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name] if isinstance(name, str) else name

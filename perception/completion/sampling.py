@@ -7,6 +7,7 @@ is level (k + 1) / 1000.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,11 +20,13 @@ BETAS = (3.5e-5, 0.007)
 FIRST_ORDER_BELOW = 15  # steps: the released solver's last step is then of first order
 
 
+@cache
 def lidiff_vp() -> Process:
     """LiDiff's variance-preserving schedule; only its sigma noises the points."""
     return vp_linear(STEPS, *BETAS)
 
 
+@cache
 def lidiff_local() -> Process:
     """x_t = p + sigma_t eps with LiDiff's sigma."""
     return local(lidiff_vp())

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.errors import DataError
 from common.geometry import invert, transform
+from perception.completion.cells import BITS, keys
 
 TRAIN, VALIDATION = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10"), ("08",)
 FIRST_MOVING = 252  # labels from here on move; 0 and 1 are unlabelled and outliers
@@ -81,11 +82,10 @@ class Map:
 
     def add(self, points: np.ndarray) -> None:
         """Add points (P, 3) in the map's frame. Raises ValueError beyond 100 km."""
-        cells = np.floor(points / self.cell).astype(np.int64) + (1 << 20)
-        if len(cells) and (cells.min() < 0 or cells.max() >> 21):
+        cells = np.floor(points / self.cell).astype(np.int64) + (1 << BITS - 1)
+        if len(cells) and (cells.min() < 0 or cells.max() >> BITS):
             raise ValueError("the map's points reach farther than a hundred kilometres: are the poses in metres?")
-        keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
-        fresh, first = np.unique(keys, return_index=True)
+        fresh, first = np.unique(keys(cells), return_index=True)
         new = ~np.isin(fresh, self._seen, assume_unique=True)
         self._parts.append(points[np.sort(first[new])])
         self._seen = np.union1d(self._seen, fresh[new])

@@ -5,6 +5,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 
+from perception.completion.cells import occupied
+
 VOXEL = 0.5
 MOST = 3000  # voxels of either cloud in the proper form
 EXACT = 500  # points up to which the assignment is solved exactly
@@ -12,7 +14,7 @@ EXACT = 500  # points up to which the assignment is solved exactly
 
 def voxel_masses(points: np.ndarray, voxel: float = VOXEL) -> tuple[np.ndarray, np.ndarray]:
     """Centres (V, 3) of the occupied voxels and the share of the points in each (V,)."""
-    found, counts = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_counts=True)
+    found, _, counts = occupied(points, voxel)
     return (found + 0.5) * voxel, counts / counts.sum()
 
 
@@ -48,10 +50,7 @@ def emd(first: np.ndarray, second: np.ndarray, voxel: float = VOXEL, blur: float
 
 def _thinned(points: np.ndarray, voxel: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean point and mass of occupied voxels (V, 3), (V,)."""
-    _, inverse, counts = np.unique(
-        np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True, return_counts=True
-    )
-    inverse = inverse.reshape(-1)
+    _, inverse, counts = occupied(points, voxel)
     means = np.stack([np.bincount(inverse, column) for column in points.T], -1) / counts[:, None]
     if len(means) > MOST:
         kept = np.random.default_rng(seed).choice(len(means), MOST, replace=False)

@@ -117,8 +117,8 @@ def conv3_paired(x: Tensor, kernel: Tensor, pairs: Pairs) -> Tensor:
 
 
 def conv3(x: Tensor, kernel: Tensor, level: Level) -> Tensor:
-    """3 x 3 x 3, stride 1, output voxels = input voxels: (V, C) -> (V, C'). By pairs, which were never slower in
-    training (benchmarks/sparse_conv.py); an exported graph has the padded form."""
+    """3 x 3 x 3, stride 1, output voxels = input voxels: (V, C) -> (V, C'). By pairs where gradients may be wanted,
+    which gather what exists instead of 27 rows each; an exported graph has the padded form."""
     if torch.compiler.is_compiling():
         return conv3_padded(x, kernel, level.neighbours)
     return conv3_paired(x, kernel, level.pairs)

@@ -36,11 +36,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [dict(type=LinearLR, start_factor=1e-2, by_epoch=False, begin=0, end=50)]
 custom_hooks = [dict(type=EMAHook, decay=0.99, power=0.75)]
-linked = dict(
-    profile=["model.teacher.profile", "train_dataloader.dataset.profile", "val_dataloader.dataset.profile",
-             "test_dataloader.dataset.profile"],
-    radius=["val_evaluator.radius", "test_evaluator.radius"],
-    towns=["train_dataloader.dataset.folder", "val_dataloader.dataset.folder", "test_dataloader.dataset.folder"],
-    iterations=["train_cfg.max_iters", "train_cfg.val_interval"],
-    batch_size=["train_dataloader.batch_size", "train_dataloader.sampler.batch_size"],
-)  # fmt: skip
+linked.update(
+    profile=["model.teacher.profile", *linked["profile"][1:]],
+    iterations=["train_cfg.max_iters", "train_cfg.val_interval"],  # no schedule ends with them
+)

@@ -135,7 +135,7 @@ def test_bad_scans_are_refused_by_name(scan, message):
 
 def test_profiles_know_their_sizes_and_refuse_what_does_not_fit():
     assert CI.scene_points == 2000 and PROFILES["published"].scene_points == 180_000
-    assert CI.spec.levels == 3 and CI.spec.inputs == 6
+    assert CI.spec.levels == 3 and CI.spec.inputs == 6 and PROFILES["published"].spec.inputs == 3
     with pytest.raises(ConfigError, match="near=9"):
         Profile(**{**vars(CI), "near": 9.0})
     with pytest.raises(ConfigError, match="one more on the way down"):

@@ -107,7 +107,7 @@ def test_grids_keep_the_first_point_of_a_cell_over_several_additions():
         (lambda f: (f / "poses.txt").unlink(), r"poses\.txt is missing"),
         (lambda f: (f / "calib.txt").write_text("P0: 1\n"), r"calib\.txt: wanted one line 'Tr:'"),
         (lambda f: (f / "poses.txt").write_text("1 2 3\n"), r"poses\.txt: wanted 12 numbers"),
-        (lambda f: (f / "poses.txt").write_text(""), "has 0 poses for 1 scans|wanted 12 numbers"),
+        (lambda f: (f / "poses.txt").write_text(""), "has 0 poses for 1 scans"),
         (lambda f: (f / "velodyne/000000.bin").unlink(), "holds no scan"),
     ],
 )
