@@ -13,8 +13,9 @@ from _report import RESULTS
 from tqdm import tqdm
 
 from common.engine.experiments import Job
+from common.statistics import paired_difference, wilson
 from control.demonstrations.collect import EVALUATION_SEEDS
-from control.rollout import paired_difference, rollout, wilson
+from control.rollout import rollout
 from control.workers import local_pool
 
 

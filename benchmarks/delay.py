@@ -19,12 +19,12 @@ from metaworld_streaming import ROUTES, trainings
 
 from common.engine.config import parse_options
 from common.engine.experiments import Job, run
+from common.statistics import paired_difference
 from control.delay import DelayedActor
 from control.envs import make
 from control.pictures import success_over_delay
 from control.policies.policy import DiffusionPolicy
 from control.policies.streaming import chunk_plan, delayed_plan, ladder_plan
-from control.rollout import paired_difference
 from control.trainings import trained
 
 DELAYS = (0, 1, 2, 3, 4)

@@ -19,9 +19,9 @@ from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import parse_options
 from common.engine.experiments import Job, run
+from common.statistics import paired_difference
 from control.envs.registry import TASKS
 from control.policies.evaluation import actor
-from control.rollout import paired_difference
 from control.timing import step_times, undisturbed_worst
 from control.trainings import cost, demonstrations, evaluation_options, state_options, trained
 

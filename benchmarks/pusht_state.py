@@ -17,8 +17,8 @@ from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import load_config, parse_options
 from common.engine.experiments import Job, run
+from common.statistics import paired_difference
 from control.policies.model import build
-from control.rollout import paired_difference
 from control.trainings import evaluation_options
 
 FILE = "pusht/pusht_cchi_v7_replay.zarr.zip"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from common.engine.experiments import Job, run, tutelage
+from common.statistics import wilson
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.pictures import episode_frames, latency_plot, save_png, strip
 from control.policies.evaluation import actor
-from control.rollout import wilson
 from control.timing import step_times, undisturbed_worst
 from control.trainings import demonstrations, evaluation_options, state_options, trained
 

@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 
 from common.engine.loops import unwrap
 from common.errors import ConfigError
+from common.statistics import paired_difference
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.pictures import episode_frames, save_png, strip
 from control.policies.cloning import CloningModel, CloningPolicy
 from control.policies.model import build
 from control.policies.policy import DiffusionPolicy
-from control.rollout import as_records, paired_difference, rollout, summary
+from control.rollout import as_records, rollout, summary
 
 GAIN = ("gain", "gain_low", "gain_high")
 

@@ -14,10 +14,10 @@ import torch
 
 from common.engine.config import load_config, parse_options
 from common.engine.experiments import Job
+from common.statistics import wilson
 from control.demonstrations.store import read_minari
 from control.policies.evaluation import actor
 from control.policies.model import build
-from control.rollout import wilson
 from control.timing import observed_states, step_times, undisturbed_worst
 from control.trainings import cost, demonstrations
 
