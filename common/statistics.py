@@ -25,8 +25,14 @@ def paired_difference(
     gap = np.atleast_2d(np.asarray(second, float) - np.asarray(first, float))
     random = np.random.default_rng(seed)
     trainings, cases = gap.shape
-    rows = random.integers(trainings, size=(draws, trainings))
-    columns = random.integers(cases, size=(draws, cases))  # the cases are the same for all trainings
-    means = np.array([gap[r][:, c].mean() for r, c in zip(rows, columns, strict=True)])
+    rows = _redrawn(random, draws, trainings)
+    columns = _redrawn(random, draws, cases)  # the cases are the same for all trainings
+    means = (rows @ gap * columns).sum(1) / gap.size
     low, high = np.percentile(means, [2.5, 97.5])
     return float(gap.mean()), float(low), float(high)
+
+
+def _redrawn(random: np.random.Generator, draws: int, count: int) -> np.ndarray:
+    """(draws, count): how often each of `count` comes among as many, drawn with replacement."""
+    drawn = random.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)

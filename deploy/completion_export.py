@@ -1,4 +1,4 @@
-"""Export of a scene completion: scan encoder and noise predictor as two graphs, with a manifest.
+"""Export of a scene completion: scan encoder, noise predictor and refinement as graphs, with a manifest.
 
 The graphs take integer tables that the host builds (`deploy/runtime/sparse.py`) and hold gathers and products only; the
 numbers of points and voxels are free. One scan at a time: a graph's norms are over the voxels of one sample.
@@ -18,7 +18,7 @@ from deploy.onnx_common import OPSET, quiet
 from deploy.runtime.completion import Host
 from deploy.runtime.completion_manifest import CompletionManifest
 from deploy.runtime.manifest import sha256
-from perception.completion.network import Encoder, NoisePredictor
+from perception.completion.network import Encoder, NoisePredictor, Refiner
 from perception.completion.sampling import STEPS, lidiff_local
 
 
@@ -73,6 +73,21 @@ class DenoiserGraph(nn.Module):
         return self.net(features, index, encoded, sample, matches, levels, Rows(point2voxel, None, None))
 
 
+class RefinerGraph(nn.Module):
+    """features, point2voxel, tables -> offsets (P, 6, 3)."""
+
+    named = 2
+
+    def __init__(self, refiner: Refiner):
+        super().__init__()
+        self.net, self.levels = refiner.net, refiner.spec.levels
+        self.inputs = ["features", "point2voxel", *table_names(self.levels)]
+
+    def forward(self, features: Tensor, point2voxel: Tensor, *tables: Tensor) -> Tensor:
+        levels = graph_levels(self.levels, dict(zip(self.inputs[2:], tables, strict=True)))
+        return self.net(features, levels, Rows(point2voxel, None, None))
+
+
 def table_names(levels: int, place: bool = True) -> list[str]:
     """Inputs of a graph that hold the tables."""
     names = []
@@ -99,17 +114,17 @@ def write_graph(graph: nn.Module, feed: dict[str, np.ndarray], path: Path, outpu
 
 def export_completion(
     encoder: Encoder, denoiser: NoisePredictor, path: str | Path, example: np.ndarray, *, radius: float, near: float,
-    scan_points: int, copies: int, steps: int, guidance: float = 1.0, source: dict | None = None,
+    scan_points: int, copies: int, steps: int, guidance: float = 1.0, refiner: Refiner | None = None,
+    source: dict | None = None,
 ) -> CompletionManifest:  # fmt: skip
-    """Write `path` (the denoiser), its encoder and its manifest; returns the manifest.
+    """Write `path` (the denoiser), its encoder, its refinement where there is one, and its manifest, which it returns.
 
     example: a scan (n, 3) in range, for tracing. Raises: ConfigError for networks of different voxels.
     """
     spec = encoder.spec
-    if spec != denoiser.spec:
-        raise ConfigError(
-            f"the encoder has {spec}, the denoiser {denoiser.spec}: export networks of one kind of voxels"
-        )
+    for name, one in (("denoiser", denoiser), ("refinement", refiner)):
+        if one is not None and spec != one.spec:
+            raise ConfigError(f"the encoder has {spec}, the {name} {one.spec}: export networks of one kind of voxels")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.stem + ".encoder.onnx")
@@ -130,6 +145,11 @@ def export_completion(
     places = host.places(seen.levels[-1].coords, spec.levels - 1)
     feed |= host.matched(tables, places) | {"encoded": encoded, "point2voxel": tables.point2voxel}
     write_graph(DenoiserGraph(denoiser.cpu().eval()), {**feed, "index": np.array([500], np.float32)}, path, "noise")
-    done = CompletionManifest(**{**vars(manifest), "sha256": sha256(path), "encoder_sha256": sha256(beside)})
+    hashes = {"sha256": sha256(path), "encoder_sha256": sha256(beside)}
+    if refiner is not None:
+        file = path.with_name(path.stem + ".refinement.onnx")
+        write_graph(RefinerGraph(refiner.cpu()), {**feed, "point2voxel": tables.point2voxel}, file, "offsets")
+        hashes |= {"refinement": file.name, "refinement_sha256": sha256(file)}
+    done = CompletionManifest(**{**vars(manifest), **hashes})
     done.save(path.with_suffix(".json"))
     return done

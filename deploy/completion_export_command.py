@@ -29,12 +29,32 @@ def load_completion(config, checkpoint: str):
     return (model.as_model() if hasattr(model, "as_model") else model).eval()
 
 
+def refinement(config: str, checkpoint: str, options: list[str]):
+    """The `Refiner` of a refinement's config and checkpoint; of the options of a completion those that it shares."""
+    from mmengine.registry import MODELS
+
+    from common.engine.checkpoint import load_weights
+    from common.engine.config import load_config, parse_options
+
+    shared = {key: value for key, value in parse_options(options).items() if key in ("profile", "radius", "towns")}
+    model = MODELS.build(load_config(config, shared).model)
+    load_weights(model, checkpoint)
+    return model.refine.eval()
+
+
+def refinement_parity(refiner, path: Path, points: np.ndarray) -> float:
+    """Largest difference in metres of refined points (P, 3) between PyTorch and the exported graph."""
+    with torch.no_grad():
+        theirs = refiner(torch.from_numpy(points)[None])[0].numpy()
+    return float(np.abs(SceneCompleter(path).refined(points) - theirs).max())
+
+
 def parity(model, path: Path, scan: np.ndarray, seed: int) -> tuple[float, float]:
     """Largest difference of one evaluation's predicted noise between PyTorch and the exported graphs, and the share of
     a whole completion's points that differ by more than 1 mm, for the same noise."""
     from perception.completion.model import seeded_noise
 
-    completer = SceneCompleter(path)
+    completer = SceneCompleter(path, refine=False)
     scans = torch.from_numpy(scan)[None]
     anchor = scans.repeat(1, model.profile.copies, 1)
     steps = model.steps
@@ -53,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("config")
     parse.add_argument("checkpoint")
     parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse.add_argument("--refinement", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="a refinement to export with it")
     parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     return parse
 
@@ -69,16 +90,22 @@ def main(argv: list[str] | None = None) -> int:
     model = load_completion(config, args.checkpoint)
     if model.sampler != "local":
         raise ConfigError(f"model.sampler={model.sampler!r}: the runtime samples by 'local'; test and export that")
+    refiner = refinement(*args.refinement, args.cfg_options) if args.refinement else None
     sample = DATASETS.build({**config.test_dataloader.dataset, "count": 1})[0]
     profile, scan = model.profile, sample["scan"].numpy()
     manifest = export_completion(
         model.encoder, model.predict, out, scan, radius=profile.radius, near=profile.near,
         scan_points=profile.scan_points, copies=profile.copies, steps=model.steps, guidance=model.guidance,
-        source=provenance(args.config, args.checkpoint),
+        refiner=refiner, source=provenance(args.config, args.checkpoint),
     )  # fmt: skip
-    size = sum(path.stat().st_size for path in (out, out.with_name(manifest.encoder))) / 2**20
+    names = [name for name in (manifest.model, manifest.encoder, manifest.refinement) if name]
+    size = sum(out.with_name(name).stat().st_size for name in names) / 2**20
     print(f"{out}: {manifest.steps} steps, guidance {manifest.guidance:g}, {size:.1f} MiB")
     worst, flipped = parity(model, out, scan, sample["seed"])
+    if refiner is not None:
+        gap = refinement_parity(refiner, out, sample["scene"].numpy())
+        worst = max(worst, gap)
+        print(f"refined points differ by at most {gap:.2e} (limit {TOLERANCE:g})")
     print(
         f"predicted noise differs by at most {worst:.2e} (limit {TOLERANCE:g}); of a whole completion's points "
         f"{100 * flipped:.2f} % by more than 1 mm (limit {100 * FLIPPED:g} %)"

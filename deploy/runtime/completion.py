@@ -14,15 +14,16 @@ import numpy as np
 import onnxruntime as ort
 
 from .completion_manifest import CompletionManifest
-from .errors import InputError
+from .errors import InputError, ManifestError
 from .session import choose_providers
 from .sparse import VoxelTables, build_tables, match, voxel_mean
+from .thinning import spread
 
 
 @dataclass(frozen=True)
 class CompletedScene:
-    """points (N', 3) after the output filter; raw (N, 3) before it; seconds: preparation (thinning, tables, encoder)
-    and sampling (all evaluations); evaluations of the denoiser."""
+    """points (N', 3) after the output filter and, where asked for, refinement; raw (N, 3) before both; seconds:
+    preparation (thinning, tables, encoder), sampling (all evaluations) and refinement; evaluations of the denoiser."""
 
     points: np.ndarray
     raw: np.ndarray
@@ -37,7 +38,7 @@ class Host:
         self.manifest = manifest
 
     def prepare(self, scan: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """(scan_points, 3): the points in range, drawn without repetition as far as there are enough."""
+        """(scan_points, 3): points in range, drawn evenly over space as far as there are enough."""
         scan, m = np.asarray(scan, np.float32), self.manifest
         if scan.ndim != 2 or scan.shape[1] not in (3, 4):
             raise InputError(f"the scan is {scan.shape}, wanted (P, 3) or (P, 4): x, y, z in metres, reflectance")
@@ -50,9 +51,7 @@ class Host:
             raise InputError(
                 f"no point of the scan lies between {m.near} and {m.radius} m: is the sensor at the origin?"
             )
-        whole, rest = divmod(m.scan_points, len(points))
-        order = [random.permutation(len(points))] * whole + [random.permutation(len(points))[:rest]]
-        return points[np.concatenate(order)]
+        return spread(points, m.scan_points, random)
 
     def keep(self, x: np.ndarray, scan: np.ndarray) -> np.ndarray:
         """(N,) bool: within the radius, and at heights that the scan makes likely."""
@@ -89,16 +88,19 @@ class Host:
 class SceneCompleter(Host):
     """Runs an exported encoder and denoiser.
 
-    Args: path of OUT.onnx; OUT.encoder.onnx and OUT.json stand beside it. steps, guidance: others than the manifest's.
-    Raises: ManifestError, ProviderError.
+    Args: path of OUT.onnx; OUT.encoder.onnx and OUT.json stand beside it. steps, guidance: others than the manifest's;
+    refine: six points for each by the exported refinement, by default where there is one.
+    Raises: ManifestError, also where a refinement is asked for that was not exported; ProviderError.
     """
 
     def __init__(
         self, path: str | Path, *, steps: int | None = None, guidance: float | None = None,
-        providers: list[str] | None = None, threads: int | None = None,
+        refine: bool | None = None, providers: list[str] | None = None, threads: int | None = None,
     ):  # fmt: skip
         super().__init__(CompletionManifest.load(path))
         manifest = self.manifest
+        if refine and manifest.refinement is None:
+            raise ManifestError(f"{path} was exported without a refinement: export it with --refinement")
         self.steps = manifest.steps if steps is None else steps
         self.guidance = manifest.guidance if guidance is None else guidance
         options = ort.SessionOptions()
@@ -106,8 +108,12 @@ class SceneCompleter(Host):
         if threads is not None:
             options.intra_op_num_threads = threads
         chosen = choose_providers(providers)
-        files = Path(path).with_name(manifest.encoder), Path(path)
-        self._encoder, self._denoiser = (ort.InferenceSession(str(file), options, providers=chosen) for file in files)
+
+        def session(name: str) -> ort.InferenceSession:
+            return ort.InferenceSession(str(Path(path).with_name(name)), options, providers=chosen)
+
+        self._encoder, self._denoiser = session(manifest.encoder), session(manifest.model)
+        self._refiner = session(manifest.refinement) if manifest.refinement and refine is not False else None
         self._empty = self.encode(np.zeros((1, 3), np.float32)) if self.guidance != 1 else None
 
     def __call__(
@@ -136,9 +142,14 @@ class SceneCompleter(Host):
         for now, then in pairwise(levels):
             clean = x - sigma[now] * self.predict(x, now, conditions)
             x = clean + sigma[then] * ((x - clean) / sigma[now])
-        done = time.perf_counter()
-        seconds = {"preparation": prepared - begin, "sampling": done - prepared}
-        return CompletedScene(x[self.keep(x, points)], x, seconds, self.steps * len(conditions))
+        sampled = time.perf_counter()
+        kept = x[self.keep(x, points)]
+        if self._refiner is not None and len(kept):
+            kept = self.refined(kept)
+        seconds = {"preparation": prepared - begin, "sampling": sampled - prepared}
+        if self._refiner is not None:
+            seconds["refinement"] = time.perf_counter() - sampled
+        return CompletedScene(kept, x, seconds, self.steps * len(conditions))
 
     def encode(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (R, E) of a scan and what their voxels are matched by (R, 3)."""
@@ -157,3 +168,10 @@ class SceneCompleter(Host):
             more = {**self.matched(tables, places), "encoded": encoded}
             total = total + np.float32(weight) * self._denoiser.run(None, {**feed, **more})[0]
         return total
+
+    def refined(self, x: np.ndarray) -> np.ndarray:
+        """(6 P, 3): what the refinement makes of points (P, 3)."""
+        tables, feed = self.tables(x)
+        feed["point2voxel"] = tables.point2voxel
+        (offsets,) = self._refiner.run(None, {node.name: feed[node.name] for node in self._refiner.get_inputs()})
+        return (x[:, None] + offsets).reshape(-1, 3)

@@ -17,7 +17,8 @@ class CompletionManifest:
 
     voxel, levels, feature_radius, match: how points become voxels, features and matches. radius, near: range of a scan
     in metres; scan_points of it are kept, each `copies` times. steps, guidance: as the network was trained to run.
-    train_steps, sigma: noise in metres at every index of the schedule, from clean to noisy.
+    train_steps, sigma: noise in metres at every index of the schedule, from clean to noisy. refinement: file of the
+    network that makes six points of each, or none.
     """
 
     model: str
@@ -37,6 +38,8 @@ class CompletionManifest:
     guidance: float
     train_steps: int
     sigma: tuple[float, ...]
+    refinement: str | None = None
+    refinement_sha256: str | None = None
     source: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA
 
@@ -46,7 +49,7 @@ class CompletionManifest:
 
     @classmethod
     def load(cls, onnx_path: str | Path) -> "CompletionManifest":
-        """Read the manifest beside an ONNX file and hold it against the hashes of both files.
+        """Read the manifest beside an ONNX file and hold it against the hashes of all files.
 
         Raises: ManifestError if a file is missing, the JSON is cut short or of another schema, or a hash differs.
         """
@@ -58,5 +61,8 @@ class CompletionManifest:
             raise ManifestError(
                 f"{path}: a key is missing, unknown or of the wrong form ({error}); export again"
             ) from None
-        check_files(path, onnx_path, {manifest.model: manifest.sha256, manifest.encoder: manifest.encoder_sha256})
+        files = {manifest.model: manifest.sha256, manifest.encoder: manifest.encoder_sha256}
+        if manifest.refinement:
+            files[manifest.refinement] = manifest.refinement_sha256
+        check_files(path, onnx_path, files)
         return manifest

@@ -56,16 +56,17 @@ def write_towns(folder: Path, seeds: range, radius: float, workers: int = 1, pro
 class TownScenes(Dataset):
     """Towns of a profile, made on first use.
 
-    Items: {"scan": (n, 3), "scene": (N, 3), "seed": int}. Training draws a new thinning and augmentation every time,
-    from PyTorch's generator; evaluation always the same.
-    Args: folder; profile: name or `Profile`; train; count: default the profile's; workers that make them.
+    Items: {"scan": (n, 3), "scene": (N, 3), "seed": int}, and "dense" (dense N, 3) where asked for. Training draws a
+    new thinning and augmentation every time, from PyTorch's generator; evaluation always the same.
+    Args: folder; profile: name or `Profile`; train; count: default the profile's; workers that make them; dense.
     """
 
     def __init__(
-        self, folder: str, profile: str | Profile, train: bool = True, count: int | None = None, workers: int = 1
-    ):
+        self, folder: str, profile: str | Profile, train: bool = True, count: int | None = None, workers: int = 1,
+        dense: int = 0,
+    ):  # fmt: skip
         self.profile = profile_of(profile)
-        self.folder, self.train = Path(folder), train
+        self.folder, self.train, self.dense = Path(folder), train, dense
         count = count or (self.profile.train_scenes if train else self.profile.val_scenes)
         first = 0 if train else HELD_OUT
         self.seeds = range(first, first + count)
@@ -83,5 +84,5 @@ class TownScenes(Dataset):
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
         drawn = int(torch.randint(2**62, ())) if self.train else seed
-        sample = make_sample(scan, scene, self.profile, np.random.default_rng(drawn), self.train, str(path))
+        sample = make_sample(scan, scene, self.profile, np.random.default_rng(drawn), self.train, str(path), self.dense)
         return {name: torch.from_numpy(value) for name, value in sample.items()} | {"seed": seed}

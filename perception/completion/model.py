@@ -8,7 +8,7 @@ from torch import Tensor
 from common.diffusion.samplers import Denoise
 from common.distill.states import as_level, guided
 from common.errors import ConfigError
-from perception.completion.losses import noise_loss
+from perception.completion.losses import noise_loss, squared_chamfer
 from perception.completion.network import Cloud, Encoder, NoisePredictor, Scan, cloud
 from perception.completion.profiles import Profile, profile_of
 from perception.completion.sampling import SAMPLERS, STEPS, lidiff_local, start
@@ -106,3 +106,19 @@ class CompletionModel(BaseModel):
             self.encoder, self.predict, self.profile, scan, seed, steps=steps or self.steps,
             sampler=sampler or self.sampler, guidance=self.guidance if guidance is None else guidance,
         )  # fmt: skip
+
+
+@MODELS.register_module()
+class OnePassModel(CompletionModel):
+    """The competitor without diffusion: the same networks take the noisy copies of the scan to the scene in one
+    evaluation at the highest level, trained on squared Chamfer distance (the idea of LiNeXt, arXiv 2511.10209)."""
+
+    def __init__(self, profile: str | Profile, norm: str = "instance", data_preprocessor: dict | None = None):
+        super().__init__(profile, drop=0.0, steps=1, guidance=1.0, norm=norm, data_preprocessor=data_preprocessor)
+
+    def loss(self, scan: Tensor, scene: Tensor) -> Tensor:
+        """Squared Chamfer distance, m^2, of one step from fresh noise."""
+        anchor = scan.repeat(1, self.profile.copies, 1)
+        x = start(anchor, lidiff_local(), torch.randn_like(anchor))
+        found = denoiser(self.predict, self.encoder(scan))(x, x.new_ones(()))
+        return squared_chamfer(found, scene).mean()

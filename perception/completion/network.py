@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.errors import ConfigError
 from common.nn.sparse.conv import voxel_mean
 from common.nn.sparse.tables import Rows, Tables, match, rows, stacked_tables
-from common.nn.sparse.unet3d import DOWN, UP, ScanDenoiser, ScanEncoder
+from common.nn.sparse.unet3d import DOWN, UP, Refinement, ScanDenoiser, ScanEncoder
 from perception.completion.sampling import STEPS
 
 MATCHES = ("centres", "corners")
@@ -133,3 +133,18 @@ class NoisePredictor(nn.Module):
             x.features, index, scan.features, scan.sample, x.matches(scan), tables.levels, tables.of_points
         )
         return noise.reshape(x.points.shape)
+
+
+class Refiner(nn.Module):
+    """Points (B, N, 3) -> (B, 6 N, 3): six around each, at most 1 m away per axis."""
+
+    def __init__(
+        self, spec: VoxelSpec, down: Sequence[int] = DOWN, up: Sequence[int] = UP, norm: str = "instance",
+    ):  # fmt: skip
+        super().__init__()
+        self.spec, self.net = spec, Refinement(spec.inputs, down, up, norm)
+
+    def forward(self, points: Tensor) -> Tensor:
+        x = cloud(points, self.spec)
+        offsets = self.net(x.features, x.tables.levels, x.tables.of_points)
+        return (points.reshape(-1, 1, 3) + offsets).reshape(len(points), -1, 3)

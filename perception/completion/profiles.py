@@ -45,8 +45,8 @@ class Profile:
 PROFILES = {
     "ci": Profile(radius=8.0, near=1.0, scan_points=200, copies=10, cube=2.0, voxel=0.4, down=(16, 16, 24), up=(24, 16),
                   train_scenes=32, val_scenes=8),
-    "cpu_hour": Profile(radius=16.0, near=1.5, scan_points=500, copies=10, cube=3.0, voxel=0.2,
-                        down=(16, 16, 32, 48, 64), up=(64, 48, 32, 32), train_scenes=400, val_scenes=64),
+    "cpu_hour": Profile(radius=16.0, near=1.5, scan_points=400, copies=10, cube=3.0, voxel=0.2,
+                        down=(16, 16, 24, 32, 48), up=(48, 32, 24, 24), train_scenes=400, val_scenes=64),
     "gpu": Profile(radius=25.0, near=2.0, scan_points=3000, copies=10, cube=5.0, voxel=0.1,
                    down=(16, 16, 32, 64, 128), up=(128, 64, 48, 48), train_scenes=1000, val_scenes=100),
     "published": Profile(radius=50.0, near=3.5, scan_points=18_000, copies=10, cube=10.0, voxel=0.05,

@@ -7,11 +7,13 @@ numpy generator.
 import numpy as np
 
 from common.errors import DataError
+from perception.completion.cells import keys
 from perception.completion.profiles import Profile
 
 FLOOR = -4.0  # m: lower points are reflections
 TILT = 0.06  # rad: standard deviation of the small rotations, cut at three times it
 SCALE = (0.95, 1.05)
+GRIDS = 14  # that `spread` tries
 
 
 def in_range(points: np.ndarray, radius: float, near: float = 0.0, floor: float = FLOOR) -> np.ndarray:
@@ -37,15 +39,29 @@ def thinned(points: np.ndarray, count: int, random: np.random.Generator) -> np.n
     return points[np.concatenate(order)]
 
 
-def farthest(points: np.ndarray, count: int) -> np.ndarray:
-    """(count, 3) by farthest-point sampling (open3d), as released code does; seconds for large scans. Where there are
-    too few points, all of them as often as needed."""
-    import open3d
+def spread(points: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """(count, 3): random points, evenly over the space that points (P, 3) take: one from each cell of the coarsest grid
+    that has at least `count` of them. As even as the farthest-point sampling of released code, at the cost of a sort.
+    Where there are too few points, all of them as often as needed."""
+    if len(points) <= count:
+        return thinned(points, count, random)
+    points = points[random.permutation(len(points))]
+    origin = points.min(0) - random.random(3)
 
-    whole, rest = divmod(count, len(points))
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.astype(np.float64)))
-    spread = [np.asarray(cloud.farthest_point_down_sample(rest).points, np.float32)] if rest else []
-    return np.concatenate([*[points.astype(np.float32)] * whole, *spread])
+    def firsts(edge: float) -> np.ndarray:
+        cells = np.floor((points - origin) / edge).astype(np.int64)
+        return np.unique(keys(cells), return_index=True)[1]
+
+    fine, coarse = 1e-3, float(np.ptp(points, axis=0).max()) + 1.0
+    chosen = np.arange(len(points))
+    for _ in range(GRIDS):
+        edge = (fine * coarse) ** 0.5
+        found = firsts(edge)
+        if len(found) >= count:
+            fine, chosen = edge, found
+        else:
+            coarse = edge
+    return points[random.permutation(chosen)[:count]]
 
 
 def visible(scene: np.ndarray, scan: np.ndarray, cube: float) -> np.ndarray:
@@ -77,9 +93,10 @@ def augmentation(random: np.random.Generator) -> np.ndarray:
 
 def make_sample(
     scan: np.ndarray, scene: np.ndarray, profile: Profile, random: np.random.Generator, train: bool = False,
-    name: str = "sample",
+    name: str = "sample", dense: int = 0,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """{"scan": (scan_points, 3), "scene": (scene_points, 3)} float32; augmented where `train`.
+    """{"scan": (scan_points, 3), "scene": (scene_points, 3)} float32; augmented where `train`. dense: also "dense", so
+    many times as many points of the scene.
 
     Raises: DataError for clouds that are empty, before or after the crops, or not finite.
     """
@@ -97,10 +114,10 @@ def make_sample(
     if train:
         matrix = augmentation(random).astype(np.float32)
         scan, scene = scan @ matrix.T, scene @ matrix.T
-    return {
-        "scan": np.ascontiguousarray(thinned(scan, profile.scan_points, random), np.float32),
-        "scene": np.ascontiguousarray(thinned(scene, profile.scene_points, random), np.float32),
-    }
+    drawn = {"scan": spread(scan, profile.scan_points, random), "scene": thinned(scene, profile.scene_points, random)}
+    if dense:
+        drawn["dense"] = thinned(scene, dense * profile.scene_points, random)
+    return {key: np.ascontiguousarray(points, np.float32) for key, points in drawn.items()}
 
 
 def kept_output(points: np.ndarray, scan: np.ndarray, radius: float) -> np.ndarray:

@@ -48,6 +48,14 @@ def emd(first: np.ndarray, second: np.ndarray, voxel: float = VOXEL, blur: float
     return sinkhorn(a, p, b, q, blur)
 
 
+def emd_thinned(first: np.ndarray, second: np.ndarray, count: int = EXACT, seed: int = 0) -> float:
+    """The exact distance between `count` random points of each cloud (all of them where there are fewer): a second
+    where `emd` takes a minute. Two draws from one scene are not 0 but about half a spacing apart."""
+    random = np.random.default_rng(seed)
+    count = min(count, len(first), len(second))
+    return emd(*(one[random.permutation(len(one))[:count]] for one in (first, second)))
+
+
 def _thinned(points: np.ndarray, voxel: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean point and mass of occupied voxels (V, 3), (V,)."""
     _, inverse, counts = occupied(points, voxel)

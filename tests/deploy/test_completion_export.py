@@ -10,7 +10,9 @@ from common.errors import ConfigError
 from deploy.completion_export import export_completion
 from deploy.runtime.completion import SceneCompleter
 from deploy.runtime.errors import InputError, ManifestError
-from perception.completion.network import Encoder, NoisePredictor, VoxelSpec
+from deploy.runtime.thinning import spread as runtime_spread
+from perception.completion.network import Encoder, NoisePredictor, Refiner, VoxelSpec
+from perception.completion.samples import spread
 from perception.completion.sampling import lidiff_local, sample_local, start
 
 SPEC = VoxelSpec(0.3, 3, radius=8.0)
@@ -90,6 +92,37 @@ def test_a_scan_is_thinned_or_repeated_to_the_trained_number_of_points(exported)
         distinct = np.unique(found, axis=0)
         assert len(distinct) == min(150, len(inside))
         assert {tuple(row) for row in distinct} <= {tuple(row) for row in inside}
+
+
+def test_a_refinement_is_exported_with_it_and_agrees(exported, tmp_path):
+    encoder, denoiser, without = exported
+    torch.manual_seed(1)
+    refiner = Refiner(SPEC, (8, 8, 12), (12, 8)).eval()
+    path = tmp_path / "refined.onnx"
+    export_completion(encoder, denoiser, path, drawn_scan(150), steps=1, refiner=refiner, **RANGE)
+    completer, plain = SceneCompleter(path), SceneCompleter(path, refine=False)
+    for points in (40, 900):
+        x = drawn_scan(points, points)
+        with torch.no_grad():
+            theirs = refiner(torch.from_numpy(x)[None])[0].numpy()
+        np.testing.assert_allclose(completer.refined(x), theirs, rtol=0, atol=1e-4)
+    found, bare = completer(drawn_scan(400)), plain(drawn_scan(400))
+    assert len(found.points) == 6 * len(bare.points) and np.array_equal(found.raw, bare.raw)
+    np.testing.assert_array_equal(found.points, completer.refined(bare.points))
+    assert set(found.seconds) == {"preparation", "sampling", "refinement"}
+    assert set(bare.seconds) == {"preparation", "sampling"}
+    with pytest.raises(ManifestError, match="exported without a refinement"):
+        SceneCompleter(without, refine=True)
+    path.with_name("refined.refinement.onnx").write_bytes(b"another")
+    with pytest.raises(ManifestError, match=r"refined\.refinement\.onnx"):
+        SceneCompleter(path)
+
+
+def test_the_runtime_draws_the_points_that_training_draws():
+    for points, count in ((1000, 150), (100, 150)):
+        scan = drawn_scan(points)
+        ours, theirs = (draw(scan, count, np.random.default_rng(4)) for draw in (runtime_spread, spread))
+        assert np.array_equal(ours, theirs)
 
 
 def test_bad_scans_are_refused_by_name(exported):

@@ -1,16 +1,18 @@
 """Samples, their crops and augmentations, and the simulated town they come from."""
 
 import numpy as np
+import open3d
 import pytest
+from scipy.spatial import cKDTree
 
 from common.errors import ConfigError, DataError
 from perception.completion.profiles import PROFILES, Profile
 from perception.completion.samples import (
     augmentation,
     deduplicated,
-    farthest,
     kept_output,
     make_sample,
+    spread,
     thinned,
     visible,
 )
@@ -98,13 +100,22 @@ def test_thinning_repeats_only_where_it_must():
     assert len(counts) == 10 and set(counts) == {2, 3}
 
 
-def test_farthest_points_spread_wider_than_random_ones():
-    points = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
-    spread = [
-        np.sort(np.linalg.norm(some[:, None] - some[None], axis=-1), 1)[:, 1].min()
-        for some in (farthest(points, 50), thinned(points, 50, np.random.default_rng(0)))
-    ]
-    assert spread[0] > 2 * spread[1] and farthest(points[:5], 12).shape == (12, 3)
+def test_spread_points_keep_apart_as_farthest_points_do_and_random_ones_do_not():
+    """Points dense near the sensor, as a scan's: every true point has a kept one about as near as by open3d's
+    farthest-point sampling."""
+    random = np.random.default_rng(0)
+    flat = random.uniform(-1, 1, (20_000, 2)) * 16
+    near = random.random(20_000) < 1 / (1 + (flat**2).sum(1))
+    points = np.c_[flat, np.zeros(20_000)][near].astype(np.float32)
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.astype(float)))
+    ways = {
+        "farthest": np.asarray(cloud.farthest_point_down_sample(100).points),
+        "spread": spread(points, 100, np.random.default_rng(1)),
+        "random": thinned(points, 100, np.random.default_rng(1)),
+    }
+    hole = {name: cKDTree(kept).query(points)[0].max() for name, kept in ways.items()}
+    assert hole["spread"] < 2 * hole["farthest"] and hole["spread"] < 0.6 * hole["random"]
+    assert len(np.unique(ways["spread"], axis=0)) == 100 and spread(points[:5], 12, random).shape == (12, 3)
 
 
 def test_the_output_filter_is_the_released_one():
