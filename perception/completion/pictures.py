@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 CAMERA = (-7.0, 0.0, 3.0)  # m, in the sensor's frame: behind and above it
 DOWN = np.deg2rad(14)  # the camera's tilt
 FOCAL = 0.9  # of half the picture's width
 NEAR = 1.0  # m before the camera
 HEIGHTS = (-2.2, 4.0)  # m of the colours' range
+SHOWN = {"scan": "scan", "completion": "prediction", "truth": "truth"}
 
 
 def seen_from_behind(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,3 +59,21 @@ def draw_clouds(clouds: dict[str, np.ndarray], radius: float, path: str | Path, 
     figure.savefig(path, dpi=110, facecolor="black")
     plt.close(figure)
     return path
+
+
+@HOOKS.register_module()
+class DrawScenes(Hook):
+    """`tutelage test` draws its first `count` scenes, scan, completion and truth, as WORK_DIR/scene_SEED.png. radius in
+    metres of what is shown."""
+
+    def __init__(self, radius: float, count: int = 3):
+        self.radius, self.count, self._drawn = radius, count, 0
+
+    def before_test(self, runner) -> None:
+        self._drawn = 0
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        for one in (outputs or [])[: self.count - self._drawn] if is_main_process() else []:
+            clouds = {name: one[key].cpu().numpy() for name, key in SHOWN.items()}
+            draw_clouds(clouds, self.radius, Path(runner.work_dir) / f"scene_{one['seed']}.png")
+            self._drawn += 1

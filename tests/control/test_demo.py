@@ -7,6 +7,7 @@ from control import demo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_reaches_its_report_and_a_second_run_trains_nothing(tmp_path):
     options = ["--work-dir", str(tmp_path), "--demonstrations", "3", "--iterations", "101", "--episodes", "2"]
     assert demo.main([*options, "--steps", "16"]) == 0

@@ -1,5 +1,6 @@
 """Exported policies: the graphs' hygiene, the closed loop against PyTorch, the runtime's checks and its loop."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -82,10 +83,22 @@ def exported(one_thread, tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_closed_loop_is_pytorchs_over_whole_episodes(exported, name):
     _, paths = exported
-    gap = closed_loop_parity(
+    found = closed_loop_parity(
         paths.model(name), PLANS[name], paths[name], lambda: make("TwoRoutes-v0"), [0, 5], steps=120
     )
-    assert gap <= 1e-4
+    assert found.beside <= 1e-4 and found.apart <= 1e-4
+    assert found.agree == found.steps > 120
+
+
+def test_the_closed_loop_of_other_weights_is_told_apart(exported):
+    _, paths = exported
+    name = "ladder"
+    other = copy.deepcopy(paths.model(name))
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1.001)
+    found = closed_loop_parity(other, PLANS[name], paths[name], lambda: make("TwoRoutes-v0"), [0], steps=20)
+    assert found.beside > 1e-4 and found.agree < found.steps
 
 
 @pytest.mark.parametrize("name", NAMES)

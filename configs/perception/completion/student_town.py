@@ -35,7 +35,7 @@ optim_wrapper = dict(
     ),
 )
 param_scheduler = [dict(type=LinearLR, start_factor=1e-2, by_epoch=False, begin=0, end=50)]
-custom_hooks = [dict(type=EMAHook, decay=0.99, power=0.75)]
+custom_hooks = [dict(type=EMAHook, decay=0.99, power=0.75), draw]
 linked.update(
     profile=["model.teacher.profile", *linked["profile"][1:]],
     iterations=["train_cfg.max_iters", "train_cfg.val_interval"],  # no schedule ends with them

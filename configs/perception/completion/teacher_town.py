@@ -14,6 +14,7 @@ from common.engine.samplers import EndlessShuffle
 from perception.completion.dataset import TownScenes
 from perception.completion.evaluation import SceneMetric
 from perception.completion.model import CompletionModel
+from perception.completion.pictures import DrawScenes
 
 default_scope = "mmengine"
 profile, radius, towns = "cpu_hour", 16.0, "data/towns"
@@ -25,16 +26,16 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type=EndlessShuffle, batch_size=batch_size),
     collate_fn=dict(type=default_collate),
-    dataset=dict(type=TownScenes, folder=towns, profile=profile),
+    dataset=dict(type=TownScenes, folder=towns, profile=profile, count=None),  # None: the profile's
 )
 val_dataloader = dict(
     batch_size=2,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type=default_collate),
-    dataset=dict(type=TownScenes, folder=towns, profile=profile, train=False),
+    dataset=dict(type=TownScenes, folder=towns, profile=profile, train=False, count=None),
 )
-test_dataloader = val_dataloader
+test_dataloader = dict(**val_dataloader)
 val_evaluator = dict(type=SceneMetric, radius=radius)
 test_evaluator = dict(type=SceneMetric, radius=radius, transport=True)
 train_cfg.update(max_iters=iterations, val_interval=iterations)
@@ -44,11 +45,12 @@ param_scheduler = [
     dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=iterations, eta_min_ratio=0.1),
 ]
 default_hooks["checkpoint"].update(interval=500, max_keep_ckpts=2)
-custom_hooks = [dict(type=EMAHook, decay=0.999, power=0.75)]
+draw = dict(type=DrawScenes, radius=radius)
+custom_hooks = [dict(type=EMAHook, decay=0.999, power=0.75), draw]
 linked = dict(
     profile=["model.profile", "train_dataloader.dataset.profile", "val_dataloader.dataset.profile",
              "test_dataloader.dataset.profile"],
-    radius=["val_evaluator.radius", "test_evaluator.radius"],
+    radius=["val_evaluator.radius", "test_evaluator.radius", "custom_hooks.1.radius"],
     towns=["train_dataloader.dataset.folder", "val_dataloader.dataset.folder", "test_dataloader.dataset.folder"],
     iterations=["train_cfg.max_iters", "train_cfg.val_interval", "param_scheduler.1.end"],
     batch_size=["train_dataloader.batch_size", "train_dataloader.sampler.batch_size"],
