@@ -7,6 +7,7 @@ student follows teacher minus assistant. A student of N steps is trained on the 
 """
 
 import copy
+from dataclasses import replace
 
 import torch
 from mmengine.model import BaseModel
@@ -21,20 +22,30 @@ from common.distill.states import as_level
 from common.distill.times import uniform
 from common.errors import ConfigError
 from perception.completion.losses import nearest, noise_loss
+from perception.completion.metrics import CELL, jsd_bev, overlap
 from perception.completion.model import CompletionModel, complete, guided_denoiser, predictions
 from perception.completion.network import NoisePredictor, Scan, cloud
 from perception.completion.sampling import consistent_levels, lidiff_local, start
 
-NETWORKS = ("student", "winner", "loser")
 WEIGHTS = ("eps", "dmd")
+ROLES = ("winner", "loser")
 
 
 @torch.no_grad()
-def worse(points: Tensor, scene: Tensor, metric: str, random: torch.Generator | None = None) -> Tensor:
+def worse(
+    points: Tensor, scene: Tensor, metric: str, radius: float = 50.0, random: torch.Generator | None = None
+) -> Tensor:
     """(B,) how bad each cloud (B, N, 3) is: "cd" mean of both directed distances to the scene, "recall" the scene's
-    distance to the cloud alone, "random" a coin (a negative control)."""
+    distance to the cloud alone, "jsd" divergence of the occupied columns and "iou" one minus the overlap of voxels of
+    0.5 m, both within radius; "random" a coin (a negative control)."""
     if metric == "random":
         return torch.rand(len(points), generator=random)
+    if metric in ("jsd", "iou"):
+        pairs = [(p.detach().cpu().numpy(), t.cpu().numpy()) for p, t in zip(points, scene, strict=True)]
+        if metric == "jsd":
+            return points.new_tensor([jsd_bev(p, t, radius) for p, t in pairs])
+        counts = [overlap(p, t, CELL, radius) for p, t in pairs]
+        return points.new_tensor([1 - both / max(1, both + more + less) for both, more, less in counts])
     rows = []
     for cloud_, truth in zip(points, scene, strict=True):
         back = (truth - cloud_[nearest(truth, cloud_)]).norm(dim=-1).mean()
@@ -50,19 +61,20 @@ class CompletionDistillation(BaseModel):
     (anchored) or omega (paper); critic_updates per update of the student; guidance of the teacher's score, which goes
     into a student of one evaluation per step; metric that ranks a pair; scales of a pair's starting noise, and whether
     it is shared; weight of the score difference: "eps" or "dmd"; low, high: range of the levels at which scores are
-    compared; released: the loss as published, without gradient.
+    compared; released: the loss as published, without gradient; assistants: 2, or 1 that is told by a learnt vector on
+    the scan's features whether it sees a winner or a loser (a quarter less memory).
 
     A training iteration is one update, of the assistants or of the student in turn: `optim_wrapper` is a dictionary
     with the keys "student" and "assistants". Evaluation runs the student.
     """
 
-    METRICS = ("cd", "recall", "random")
+    METRICS = ("cd", "recall", "jsd", "iou", "random")
 
     def __init__(
         self, teacher: dict, checkpoint: str | None = None, steps: int = 1, preset: str = "anchored",
         kappa: float = 0.25, omega: float = 1.0, critic_updates: int = 3, guidance: float = 2.0, metric: str = "cd",
         scales: tuple[float, float] = (1.0, 1.1), shared_noise: bool = True, weight: str = "dmd", low: float = 0.02,
-        high: float = 0.98, released: bool = False, data_preprocessor: dict | None = None,
+        high: float = 0.98, released: bool = False, assistants: int = 2, data_preprocessor: dict | None = None,
     ):  # fmt: skip
         super().__init__(data_preprocessor)
         for name, value, known in (
@@ -72,6 +84,8 @@ class CompletionDistillation(BaseModel):
         ):
             if value not in known:
                 raise ConfigError(f"{name}={value!r}: choose one of {', '.join(known)}")
+        if assistants not in (1, 2):
+            raise ConfigError(f"assistants={assistants}: one for winners and one for losers, 2, or 1 for both")
         if shared_noise and scales[0] == scales[1]:
             raise ConfigError(f"scales={tuple(scales)} with shared noise make identical pairs: change one of them")
         arguments = {"anchored": {"kappa": kappa}, "paper": {"omega": omega}}.get(preset, {})
@@ -82,7 +96,11 @@ class CompletionDistillation(BaseModel):
 
             load_weights(base, checkpoint)
         self.profile, self.encoder, self.teacher = base.profile, base.encoder, base.predict
-        self.networks = nn.ModuleDict({name: copy.deepcopy(base.predict) for name in NETWORKS})
+        names = ROLES if assistants == 2 else ("assistant",)
+        self.networks = nn.ModuleDict({name: copy.deepcopy(base.predict) for name in ("student", *names)})
+        if assistants == 1:
+            self.roles = nn.Embedding(2, self.profile.down[-1])
+            nn.init.zeros_(self.roles.weight)
         for module in (self.encoder, self.teacher):
             module.requires_grad_(False)
         self.turns, self.steps, self.guidance = TwoTimeScale(critic_updates), steps, guidance
@@ -95,8 +113,19 @@ class CompletionDistillation(BaseModel):
         return self.networks["student"]
 
     @property
-    def assistants(self) -> list[NoisePredictor]:
-        return [self.networks["winner"], self.networks["loser"]]
+    def assistants(self) -> list[nn.Module]:
+        """All that the assistants' turn trains."""
+        return [
+            *(one for name, one in self.networks.items() if name != "student"),
+            *([self.roles] if "roles" in self._modules else []),
+        ]
+
+    def assistant(self, role: str, seen: Scan) -> tuple[NoisePredictor, Scan]:
+        """The network of a role, and the scan as it is told to it."""
+        if role in self.networks:
+            return self.networks[role], seen
+        told = seen.features + self.roles.weight[ROLES.index(role)]
+        return self.networks["assistant"], replace(seen, features=told)
 
     def train(self, mode: bool = True):
         """Encoder and teacher evaluate, whatever the mode."""
@@ -148,7 +177,7 @@ class CompletionDistillation(BaseModel):
     def judged(self, scan: Tensor, scene: Tensor, seen: Scan) -> tuple[Tensor, Tensor, Tensor]:
         """Winners, losers, and whether the first start won."""
         first, second = self.pair(scan, seen)
-        bad = [worse(one.detach(), scene, self.metric) for one in (first, second)]
+        bad = [worse(one.detach(), scene, self.metric, self.profile.radius) for one in (first, second)]
         return ranked(first, second, *bad)
 
     def assistant_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
@@ -160,7 +189,8 @@ class CompletionDistillation(BaseModel):
         for name, clean in (("winner", winner), ("loser", loser)):
             t, eps = self.levels(clean), torch.randn_like(clean)
             noised = lidiff_local().noise(clean, t, eps)
-            losses[f"loss_{name}"] = noise_loss(self.networks[name](noised, t, seen), eps)
+            predict, told = self.assistant(name, seen)
+            losses[f"loss_{name}"] = noise_loss(predict(noised, t, told), eps)
         return losses
 
     def student_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
@@ -173,7 +203,7 @@ class CompletionDistillation(BaseModel):
         gradients, noised = [], []
         for name, y in (("winner", winner), ("loser", loser)):
             noised.append(lidiff_local().noise(y, t, eps))
-            gradients.append(self.gradient(noised[-1].detach(), y, t, self.networks[name], seen, empty))
+            gradients.append(self.gradient(noised[-1].detach(), y, t, name, seen, empty))
         if self.released:
             c_w, c_l = self.coefficients
             loss = c_w * as_released(winner, noised[0], gradients[0]) + c_l * as_released(
@@ -184,11 +214,10 @@ class CompletionDistillation(BaseModel):
         return {"loss_student": loss.mean(), "first_won": won.float().mean()}
 
     @torch.no_grad()
-    def gradient(
-        self, x: Tensor, y: Tensor, t: Tensor, assistant: NoisePredictor, seen: Scan, empty: Scan | None
-    ) -> Tensor:
+    def gradient(self, x: Tensor, y: Tensor, t: Tensor, role: str, seen: Scan, empty: Scan | None) -> Tensor:
         """(B, N, 3) eps_teacher - eps_assistant at x, or the difference of their estimates normalised as DMD does."""
-        fake = guided_denoiser(assistant, seen, None, 1.0)
+        predict, told = self.assistant(role, seen)
+        fake = guided_denoiser(predict, told, None, 1.0)
         teacher = guided_denoiser(self.teacher, seen, empty, self.guidance)
         difference, truth = direction(fake, teacher, cloud(x, self.teacher.spec), t)
         return difference * (dmd_weight(y, truth) if self.weight == "dmd" else eps_weight(lidiff_local(), t))

@@ -77,13 +77,13 @@ class Cloud:
     def matches(self, scan: Scan) -> list[Rows]:
         """For every level the row of scan.features nearest to each voxel."""
         for known, found in self._matched:
-            if known is scan:
+            if known is scan.places:
                 return found
         found = []
         for level, voxels in enumerate(self.tables.levels):
             near = match(self.spec.places(self.tables, level), voxels.sample, scan.places, scan.sizes)
             found.append(rows(near, len(scan.places)))
-        self._matched.append((scan, found))
+        self._matched.append((scan.places, found))
         return found
 
 

@@ -11,7 +11,7 @@ class Profile:
     """radius, near: points farther and nearer than these metres are dropped; scan_points: of a thinned scan, each
     `copies` times where sampling starts; cube: edge of the cubes that a scan makes visible; voxel of the network and
     its widths; scenes for training and validation; raw: the networks see metres, as published, and not shares of the
-    radius."""
+    radius, and voxels find the encoder's by their corners."""
 
     radius: float
     near: float
@@ -39,7 +39,7 @@ class Profile:
     @property
     def spec(self) -> VoxelSpec:
         """Voxels and features of the networks."""
-        return VoxelSpec(self.voxel, len(self.down), None if self.raw else self.radius)
+        return VoxelSpec(self.voxel, len(self.down), *((None, "corners") if self.raw else (self.radius,)))
 
 
 PROFILES = {

@@ -1,6 +1,7 @@
 """Distilled students: who changes when, where the gradient comes from, and what the released loss does."""
 
 import hashlib
+import math
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_winners_are_nearer_to_the_scene_and_a_coin_decides_at_random():
     bad = [worse(one, data["scene"], "cd") for one in (winner, loser)]
     assert (bad[0] <= bad[1]).all() and not torch.equal(*bad)
     g = torch.Generator().manual_seed(0)
-    coins = torch.stack([worse(winner, data["scene"], "random", g) for _ in range(200)])
+    coins = torch.stack([worse(winner, data["scene"], "random", random=g) for _ in range(200)])
     assert 0.4 < (coins > 0.5).float().mean() < 0.6
 
 
@@ -101,6 +102,40 @@ def test_a_cloud_is_as_bad_as_its_chamfer_distance():
     there, back = 0.5, (0.5 + 1.25**0.5) / 2
     assert worse(points, scene, "cd").item() == pytest.approx((there + back) / 2)
     assert worse(points, scene, "recall").item() == pytest.approx(back)
+
+
+def test_a_cloud_is_as_bad_as_its_voxels_and_columns():
+    scene = torch.tensor([[[0.1, 0.1, 0.1], [1.1, 0.1, 0.1]]])
+    half = torch.tensor([[[0.2, 0.2, 0.2], [2.1, 0.1, 0.1]]])  # one voxel of three is in both
+    assert worse(half, scene, "iou", 8.0).item() == pytest.approx(2 / 3)
+    assert worse(scene, scene, "iou", 8.0).item() == worse(scene, scene, "jsd", 8.0).item() == 0
+    assert 0 < worse(half, scene, "jsd", 8.0).item() < worse(scene + 3, scene, "jsd", 8.0).item()
+    assert worse(scene + 3, scene, "jsd", 8.0).item() == pytest.approx(math.log(2) ** 0.5)
+
+
+def test_one_assistant_is_told_by_its_vector_whom_it_sees():
+    model = made(assistants=1).train()
+    assert set(model.networks) == {"student", "assistant"}
+    data, steps = batch(), optimisers(model)
+    with torch.no_grad():
+        seen = model.encoder(data["scan"])
+
+    def noise(role):
+        predict, told = model.assistant(role, seen)
+        with torch.no_grad():
+            return predict(data["scene"], torch.tensor(0.5), told)
+
+    assert torch.equal(noise("winner"), noise("loser")), "both begin as the teacher"
+    before = fingerprints(model)
+    for _ in range(2):
+        model.train_step(data, steps)
+    after = fingerprints(model)
+    assert after["student"] == before["student"] and after["assistant"] != before["assistant"]
+    assert not torch.equal(noise("winner"), noise("loser"))
+    model.train_step(data, steps)
+    assert fingerprints(model)["student"] != after["student"]
+    with pytest.raises(ConfigError, match="assistants=3"):
+        made(assistants=3)
 
 
 def test_identical_pairs_and_unknown_choices_are_refused():
