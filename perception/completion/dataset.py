@@ -1,19 +1,14 @@
 """Completion samples for training and evaluation: simulated towns, kept on disk once made."""
 
-import os
-import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import DataError
 from perception.completion.profiles import Profile, profile_of
-from perception.completion.samples import make_sample
+from perception.completion.stored import drawn, keep, kept
 from perception.completion.town import make_town, static
 
 HELD_OUT = 1_000_000  # town seeds from here on are for evaluation
@@ -29,11 +24,8 @@ def write_town(folder: Path, seed: int, radius: float) -> None:
     path = town_file(folder, seed, radius)
     if path.is_file():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     town = make_town(seed, radius)
-    beside = path.with_name(f".{seed}.{os.getpid()}.npz")
-    np.savez(beside, scan=static(town), scene=town.scene)
-    os.replace(beside, path)
+    keep(path, static(town), town.scene)
 
 
 def write_towns(folder: Path, seeds: range, radius: float, workers: int = 1, progress: bool = True) -> None:
@@ -78,11 +70,4 @@ class TownScenes(Dataset):
     def __getitem__(self, index: int) -> dict:
         seed = self.seeds[index]
         path = town_file(self.folder, seed, self.profile.radius)
-        try:
-            with np.load(path) as stored:
-                scan, scene = stored["scan"], stored["scene"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} cannot be read ({error}): remove it, and it is made again") from error
-        drawn = int(torch.randint(2**62, ())) if self.train else seed
-        sample = make_sample(scan, scene, self.profile, np.random.default_rng(drawn), self.train, str(path), self.dense)
-        return {name: torch.from_numpy(value) for name, value in sample.items()} | {"seed": seed}
+        return drawn(*kept(path), self.profile, seed, self.train, str(path), self.dense)

@@ -21,9 +21,9 @@ from perception.completion.sampling import lidiff_local, sample_local, start
 
 @MODELS.register_module()
 class CompletionTuning(BaseModel):
-    """Args: teacher: config of the `CompletionModel` that `checkpoint` belongs to; steps and guidance of the completions
-    that are compared; metric that ranks them; scale: beta T omega of the loss as one number. None: one over the
-    spread of the reference's own difference of errors between winner and loser, over all pairs so far, because
+    """Args: teacher: config of the `CompletionModel` that `checkpoint` belongs to; steps and guidance of the
+    completions that are compared; metric that ranks them; scale: beta T omega of the loss as one number. None: one over
+    the spread of the reference's own difference of errors between winner and loser, over all pairs so far, because
     published values belong to the units of pictures, and the margin itself is 0 at the start.
 
     Reference and encoder are frozen; the tuned network begins as the reference.
