@@ -41,6 +41,7 @@ STUDENTS = {  # name: options of the distillation
 }
 TEACHER_STEPS = {"local": (50, 20, 8, 4, 2, 1), "vp_offset": (50, 20, 8, 4, 2, 1)}
 GUIDANCE = (1.0, 2.0, 3.5, 6.0)
+DENSE = 8  # points of the truth for each of the completion
 CHOICE = 16  # towns behind the held-out ones, on which the guidance is chosen
 
 
@@ -130,12 +131,12 @@ def measured(row: Row, job: Job | None, seed: int, args, first: int, count: int)
     """(name, seed, what `evaluate` returns) over towns first, first + 1, ..; kept under all that decides it."""
     torch.set_num_threads(1)
     weights = hashlib.sha256(job.checkpoint.read_bytes()).hexdigest() if job else ""
-    key = {**vars(row), "weights": weights, "profile": args.profile, "towns": [first, count]}
+    key = {**vars(row), "weights": weights, "profile": args.profile, "towns": [first, count], "dense": DENSE}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = args.work_dir / "rows" / f"{slug(row.name)}_{digest}.json"
     if not path.is_file():
         profile = profile_of(args.profile)
-        scenes = TownScenes(str(args.towns), profile, train=False, count=first + count)
+        scenes = TownScenes(str(args.towns), profile, train=False, count=first + count, dense=DENSE)
         found = evaluate(completer(row, profile, job), (scenes[i] for i in range(first, first + count)), profile.radius)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".partial")
@@ -218,7 +219,8 @@ def main(argv: list[str] | None = None) -> int:
     same = released_update(jobs["anchored, 1 step", args.seeds[0]], args)
     body = "\n\n".join([
         f"Profile {args.profile}: {profile.train_scenes} towns to train on, {args.scenes} held-out ones, "
-        f"{profile.scan_points} points of the scan, {profile.scene_points} of the scene within {profile.radius:g} m. "
+        f"{profile.scan_points} points of the scan, {profile.scene_points} of a completion, "
+        f"{DENSE * profile.scene_points} of the truth, within {profile.radius:g} m. "
         f"Teacher {args.teacher} iterations of 2 scenes, one pass {args.one_pass}, students {args.updates} updates and "
         f"three times as many of their assistants, of {args.student_batch} scene{'s' if args.student_batch > 1 else ''}"
         f". Means over {len(args.seeds)} trainings.",

@@ -146,10 +146,13 @@ class CompletionDistillation(BaseModel):
         self.updates += 1
         return logs
 
-    def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "predict"):
+    def forward(
+        self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, dense: Tensor | None = None,
+        mode: str = "predict",
+    ):  # fmt: skip
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): a distillation trains by train_step and predicts")
-        return predictions(self.complete(scan, seed), scan, scene, seed)
+        return predictions(self.complete(scan, seed), scan, scene, seed, dense)
 
     def complete(self, scan: Tensor, seed: Tensor, steps: int | None = None) -> Tensor:
         """(B, N, 3) by the student, unguided, with the noise that a teacher would get."""

@@ -25,15 +25,18 @@ def filtered(points: np.ndarray, scan: np.ndarray, radius: float) -> np.ndarray:
 def evaluate(complete: Callable[[Tensor, Tensor], Tensor], scenes: Iterable[dict], radius: float) -> dict:
     """A way of completing over scenes: {"scenes": {seed: its metrics and seconds}, "means": of all of them}.
 
-    Args: complete (scan (1, n, 3), seed (1,)) -> (1, N, 3); scenes as `TownScenes` gives them. `emd_thinned` stands for
-    the earth mover's distance.
+    Args: complete (scan (1, n, 3), seed (1,)) -> (1, N, 3); scenes as `TownScenes` gives them,
+    dense truths where they have one. `emd_thinned` stands for the earth mover's distance.
     """
     metric, rows = CompletionMetric(radius, transport=False), {}
     for one in scenes:
         begin = time.perf_counter()
         found = complete(one["scan"][None], torch.tensor([one["seed"]]))[0]
         seconds = time.perf_counter() - begin
-        points, truth = filtered(found.numpy(), one["scan"].numpy(), radius).astype(np.float64), one["scene"].numpy()
+        points, truth = (
+            filtered(found.numpy(), one["scan"].numpy(), radius).astype(np.float64),
+            one.get("dense", one["scene"]).numpy(),
+        )
         rows[one["seed"]] = {**metric.add(points, truth), "emd": emd_thinned(points, truth), "seconds": seconds}
     means = {key: float(np.mean([row[key] for row in rows.values()])) for key in ("emd", "seconds")}
     return {"scenes": rows, "means": {**metric.compute(), **means}}

@@ -54,9 +54,10 @@ def complete(
     return SAMPLERS[sampler](denoise, x, steps, anchor, noise=noise[1:])
 
 
-def predictions(found: Tensor, scan: Tensor, scene: Tensor, seed: Tensor) -> list[dict]:
-    """What `SceneMetric` takes: a dictionary per sample, clouds before the output filter."""
-    rows = zip(found, scene, scan, seed, strict=True)
+def predictions(found: Tensor, scan: Tensor, scene: Tensor, seed: Tensor, dense: Tensor | None = None) -> list[dict]:
+    """What `SceneMetric` takes: a dictionary per sample, clouds before the output filter. The truth is the dense scene
+    where there is one: distances to a thinned truth are mostly distances between its points."""
+    rows = zip(found, scene if dense is None else dense, scan, seed, strict=True)
     return [{"prediction": p, "truth": t, "scan": s, "seed": int(i)} for p, t, s, i in rows]
 
 
@@ -65,7 +66,7 @@ class CompletionModel(BaseModel):
     """Args: profile: name or `Profile`; drop: share of training samples whose scan is hidden, for guidance;
     regulariser of `noise_loss`; sampler "local" or "vp_offset"; steps and guidance of sampling; norm.
 
-    forward(scan (B, n, 3), scene (B, N, 3), seed (B,)): mode "loss" {"loss"}; mode "predict" a list of
+    forward(scan (B, n, 3), scene (B, N, 3), seed (B,), dense (B, M, 3)): mode "loss" {"loss"}; mode "predict" a list of
     {"prediction", "truth", "scan", "seed"}, clouds before the output filter.
     """
 
@@ -83,12 +84,14 @@ class CompletionModel(BaseModel):
         self.drop, self.regulariser = drop, regulariser
         self.sampler, self.steps, self.guidance = sampler, steps, guidance
 
-    def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "loss"):
+    def forward(
+        self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, dense: Tensor | None = None, mode: str = "loss"
+    ):
         if mode == "loss":
             return {"loss": self.loss(scan, scene)}
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): choose 'loss' or 'predict'")
-        return predictions(self.complete(scan, seed), scan, scene, seed)
+        return predictions(self.complete(scan, seed), scan, scene, seed, dense)
 
     def loss(self, scan: Tensor, scene: Tensor) -> Tensor:
         """Noise prediction at uniform levels; a hidden scan is one voxel at the origin."""

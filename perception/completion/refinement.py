@@ -39,7 +39,7 @@ class RefinementModel(BaseModel):
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): choose 'loss' or 'predict'")
         noised = scene + disturbance(seeded_noise(seed, scene.shape[1:], scene))
-        return predictions(self.refine(noised), scan, scene, seed)
+        return predictions(self.refine(noised), scan, scene, seed, dense)
 
     def loss(self, scene: Tensor, dense: Tensor | None) -> Tensor:
         """Squared Chamfer distance, m^2, of the refined noisy scene to the dense one. Raises ConfigError without it."""

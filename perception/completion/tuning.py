@@ -54,12 +54,14 @@ class CompletionTuning(BaseModel):
         self.reference.eval()
         return self
 
-    def forward(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, mode: str = "loss"):
+    def forward(
+        self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, dense: Tensor | None = None, mode: str = "loss"
+    ):
         if mode == "loss":
             return self.loss(scan, scene)
         if mode != "predict":
             raise ConfigError(f"forward(mode={mode!r}): choose 'loss' or 'predict'")
-        return predictions(self.as_model().complete(scan, seed), scan, scene, seed)
+        return predictions(self.as_model().complete(scan, seed), scan, scene, seed, dense)
 
     def as_model(self) -> CompletionModel:
         """The tuned network as a completion model that shares its weights."""

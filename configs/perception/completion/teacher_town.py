@@ -26,14 +26,14 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type=EndlessShuffle, batch_size=batch_size),
     collate_fn=dict(type=default_collate),
-    dataset=dict(type=TownScenes, folder=towns, profile=profile, count=None),  # None: the profile's
+    dataset=dict(type=TownScenes, folder=towns, profile=profile, count=None, dense=0),  # None: the profile's
 )
 val_dataloader = dict(
     batch_size=2,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type=default_collate),
-    dataset=dict(type=TownScenes, folder=towns, profile=profile, train=False, count=None),
+    dataset=dict(type=TownScenes, folder=towns, profile=profile, train=False, count=None, dense=8),
 )
 test_dataloader = dict(**val_dataloader)
 val_evaluator = dict(type=SceneMetric, radius=radius)
