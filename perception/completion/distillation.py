@@ -164,32 +164,34 @@ class CompletionDistillation(BaseModel):
         model.encoder, model.predict = self.encoder, self.student
         return model
 
-    def pair(self, scan: Tensor, seen: Scan) -> tuple[Tensor, Tensor]:
-        """Two scenes (B, N, 3) of the student at one of its steps, from different starts."""
+    def pair(self, scan: Tensor) -> tuple[Tensor, Tensor]:
+        """Two scenes (B, N, 3) of the student at one of its steps, from different starts, made in one batch."""
         process, levels = lidiff_local(), consistent_levels(self.steps)
         anchor = scan.repeat(1, self.profile.copies, 1)
         noise = torch.randn_like(anchor)
         other = noise if self.shared_noise else torch.randn_like(anchor)
+        starts = [start(anchor, process, scale * z) for scale, z in zip(self.scales, (noise, other), strict=True)]
         last = int(torch.randint(self.steps, ()))
-        denoise = guided_denoiser(self.student, seen, None, 1.0)
-        return tuple(
-            backward_simulation(denoise, process, start(anchor, process, scale * z), levels, last)
-            for scale, z in zip(self.scales, (noise, other), strict=True)
-        )
+        denoise = guided_denoiser(self.student, self.seen(torch.cat([scan, scan])), None, 1.0)
+        return backward_simulation(denoise, process, torch.cat(starts), levels, last).chunk(2)
 
-    def judged(self, scan: Tensor, scene: Tensor, seen: Scan) -> tuple[Tensor, Tensor, Tensor]:
+    def judged(self, scan: Tensor, scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Winners, losers, and whether the first start won."""
-        first, second = self.pair(scan, seen)
+        first, second = self.pair(scan)
         bad = [worse(one.detach(), scene, self.metric, self.profile.radius) for one in (first, second)]
         return ranked(first, second, *bad)
+
+    @torch.no_grad()
+    def seen(self, scan: Tensor) -> Scan:
+        """What the frozen encoder says of scans."""
+        return self.encoder(scan)
 
     def assistant_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """Noise prediction of the student's winners and losers, each by its assistant."""
         with torch.no_grad():
-            seen = self.encoder(scan)
-            winner, loser, _ = self.judged(scan, scene, seen)
-        losses = {}
-        for name, clean in (("winner", winner), ("loser", loser)):
+            winner, loser, _ = self.judged(scan, scene)
+        seen, losses = self.seen(scan), {}
+        for name, clean in zip(ROLES, (winner, loser), strict=True):
             t, eps = self.levels(clean), torch.randn_like(clean)
             noised = lidiff_local().noise(clean, t, eps)
             predict, told = self.assistant(name, seen)
@@ -198,20 +200,17 @@ class CompletionDistillation(BaseModel):
 
     def student_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
         """The preset's loss of a fresh pair, level and noise shared."""
-        with torch.no_grad():
-            seen = self.encoder(scan)
-            empty = self.encoder.empty(len(scan)) if self.guidance != 1 else None
-        winner, loser, won = self.judged(scan, scene, seen)
+        winner, loser, won = self.judged(scan, scene)
+        seen, empty = self.seen(scan), self.encoder.empty(len(scan)) if self.guidance != 1 else None
         t, eps = self.levels(winner), torch.randn_like(winner)
-        gradients, noised = [], []
-        for name, y in (("winner", winner), ("loser", loser)):
-            noised.append(lidiff_local().noise(y, t, eps))
-            gradients.append(self.gradient(noised[-1].detach(), y, t, name, seen, empty))
+        noised = [lidiff_local().noise(y, t, eps) for y in (winner, loser)]
+        gradients = [
+            self.gradient(x.detach(), y, t, role, seen, empty)
+            for role, x, y in zip(ROLES, noised, (winner, loser), strict=True)
+        ]
         if self.released:
-            c_w, c_l = self.coefficients
-            loss = c_w * as_released(winner, noised[0], gradients[0]) + c_l * as_released(
-                loser, noised[1], gradients[1]
-            )
+            terms = [as_released(*one) for one in zip((winner, loser), noised, gradients, strict=True)]
+            loss = sum(c * term for c, term in zip(self.coefficients, terms, strict=True))
         else:
             loss = preference(winner, loser, *gradients, self.coefficients)
         return {"loss_student": loss.mean(), "first_won": won.float().mean()}
@@ -219,8 +218,7 @@ class CompletionDistillation(BaseModel):
     @torch.no_grad()
     def gradient(self, x: Tensor, y: Tensor, t: Tensor, role: str, seen: Scan, empty: Scan | None) -> Tensor:
         """(B, N, 3) eps_teacher - eps_assistant at x, or the difference of their estimates normalised as DMD does."""
-        predict, told = self.assistant(role, seen)
-        fake = guided_denoiser(predict, told, None, 1.0)
+        fake = guided_denoiser(*self.assistant(role, seen), None, 1.0)
         teacher = guided_denoiser(self.teacher, seen, empty, self.guidance)
         difference, truth = direction(fake, teacher, cloud(x, self.teacher.spec), t)
         return difference * (dmd_weight(y, truth) if self.weight == "dmd" else eps_weight(lidiff_local(), t))

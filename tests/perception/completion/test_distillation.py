@@ -87,8 +87,7 @@ def test_the_released_loss_has_no_gradient_that_outweighs_rounding():
 def test_winners_are_nearer_to_the_scene_and_a_coin_decides_at_random():
     model, data = made(), batch()
     with torch.no_grad():
-        seen = model.encoder(data["scan"])
-        winner, loser, _ = model.judged(data["scan"], data["scene"], seen)
+        winner, loser, _ = model.judged(data["scan"], data["scene"])
     bad = [worse(one, data["scene"], "cd") for one in (winner, loser)]
     assert (bad[0] <= bad[1]).all() and not torch.equal(*bad)
     g = torch.Generator().manual_seed(0)
@@ -150,11 +149,9 @@ def test_identical_pairs_and_unknown_choices_are_refused():
 def test_several_steps_are_trained_at_each_of_them_with_one_graph():
     model = made(steps=3).train()
     data = batch()
-    with torch.no_grad():
-        seen = model.encoder(data["scan"])
     drawn = []
     for _ in range(12):
-        first, _ = model.pair(data["scan"], seen)
+        first, _ = model.pair(data["scan"])
         assert first.requires_grad
         drawn.append(first.detach())
     assert len({one.sum().item() for one in drawn}) == 12
