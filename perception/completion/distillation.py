@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from common.distill.fake_score import TwoTimeScale, frozen
-from common.distill.primitives.preference import PRESETS, as_released, preference, ranked
+from common.distill.primitives.preference import PRESETS, as_released, contrast_direction, preference, ranked, vsd
 from common.distill.primitives.score import direction, dmd_weight, eps_weight
 from common.distill.rollout import backward_simulation
 from common.distill.states import as_level
@@ -29,6 +29,7 @@ from perception.completion.sampling import consistent_levels, lidiff_local, star
 
 WEIGHTS = ("eps", "dmd")
 ROLES = ("winner", "loser")
+CONTRAST = "contrast"
 
 
 @torch.no_grad()
@@ -54,13 +55,37 @@ def worse(
     return torch.stack(rows)
 
 
+@torch.no_grad()
+def better_regions(first: Tensor, second: Tensor, anchor: Tensor, scene: Tensor, edge: float) -> Tensor:
+    """(B, N) whether first's point belongs to a region where first is nearer to the scene than second.
+
+    A region is a cube of edge metres; a completed point belongs to that of the scan's point it started at, anchor
+    (B, N, 3), so both completions have the same points in it. Its distance is the mean of both directed halves.
+    """
+    rows = []
+    for a, b, start_, truth in zip(first, second, anchor, scene, strict=True):
+        cubes = torch.floor(torch.cat([start_, truth]) / edge).long()
+        cubes, of = torch.unique(cubes, dim=0, return_inverse=True)
+        ours, theirs = of[: len(start_)], of[len(start_) :]
+        gap = a.new_zeros(len(cubes))
+        for cloud_, sign in ((a, 1.0), (b, -1.0)):
+            there = (cloud_ - truth[nearest(cloud_, truth)]).norm(dim=-1)
+            back = (truth - cloud_[nearest(truth, cloud_)]).norm(dim=-1)
+            for values, index in ((there, ours), (back, theirs)):
+                count = torch.bincount(index, minlength=len(cubes)).clamp_min(1)
+                gap += sign * gap.new_zeros(len(cubes)).index_add_(0, index, values) / count
+        rows.append((gap < 0)[ours])
+    return torch.stack(rows)
+
+
 @MODELS.register_module()
 class CompletionDistillation(BaseModel):
     """Args:
     teacher: config of the `CompletionModel` that `checkpoint` belongs to; steps N of the student; preset and its kappa
-    (anchored) or omega (paper); critic_updates per update of the student; guidance of the teacher's score, which goes
-    into a student of one evaluation per step; metric that ranks a pair; scales of a pair's starting noise, and whether
-    it is shared; weight of the score difference: "eps" or "dmd"; low, high: range of the levels at which scores are
+    (anchored, contrast) or omega (paper); critic_updates per update of the student; guidance of the teacher's score,
+    which goes into a student of one evaluation per step; metric that ranks a pair; scales of a pair's starting noise,
+    and whether it is shared; region: rank a pair not as a whole but cube by cube of so many metres, by Chamfer
+    distance; weight of the score difference: "eps" or "dmd"; low, high: range of the levels at which scores are
     compared; released: the loss as published, without gradient; assistants: 2, or 1 that is told by a learnt vector on
     the scan's features whether it sees a winner or a loser (a quarter less memory).
 
@@ -74,11 +99,12 @@ class CompletionDistillation(BaseModel):
         self, teacher: dict, checkpoint: str | None = None, steps: int = 1, preset: str = "anchored",
         kappa: float = 0.25, omega: float = 1.0, critic_updates: int = 3, guidance: float = 2.0, metric: str = "cd",
         scales: tuple[float, float] = (1.0, 1.1), shared_noise: bool = True, weight: str = "dmd", low: float = 0.02,
-        high: float = 0.98, released: bool = False, assistants: int = 2, data_preprocessor: dict | None = None,
+        high: float = 0.98, released: bool = False, assistants: int = 2, region: float | None = None,
+        data_preprocessor: dict | None = None,
     ):  # fmt: skip
         super().__init__(data_preprocessor)
         for name, value, known in (
-            ("preset", preset, PRESETS),
+            ("preset", preset, (*PRESETS, CONTRAST)),
             ("metric", metric, self.METRICS),
             ("weight", weight, WEIGHTS),
         ):
@@ -89,7 +115,8 @@ class CompletionDistillation(BaseModel):
         if shared_noise and scales[0] == scales[1]:
             raise ConfigError(f"scales={tuple(scales)} with shared noise make identical pairs: change one of them")
         arguments = {"anchored": {"kappa": kappa}, "paper": {"omega": omega}}.get(preset, {})
-        self.coefficients = PRESETS[preset](**arguments)
+        self.contrast = kappa if preset == CONTRAST else None
+        self.coefficients = vsd() if preset == CONTRAST else PRESETS[preset](**arguments)
         base = CompletionModel(**{key: value for key, value in teacher.items() if key != "type"})
         if checkpoint:
             from common.engine.checkpoint import load_weights
@@ -105,6 +132,7 @@ class CompletionDistillation(BaseModel):
             module.requires_grad_(False)
         self.turns, self.steps, self.guidance = TwoTimeScale(critic_updates), steps, guidance
         self.metric, self.scales, self.shared_noise = metric, tuple(scales), shared_noise
+        self.region = region
         self.weight, self.range, self.released = weight, (low, high), released
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
@@ -176,8 +204,12 @@ class CompletionDistillation(BaseModel):
         return backward_simulation(denoise, process, torch.cat(starts), levels, last).chunk(2)
 
     def judged(self, scan: Tensor, scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Winners, losers, and whether the first start won."""
+        """Winners, losers, and whether the first start won; by regions: each put together of the regions that won."""
         first, second = self.pair(scan)
+        if self.region:
+            anchor = scan.repeat(1, self.profile.copies, 1)
+            won = better_regions(first.detach(), second.detach(), anchor, scene, self.region)
+            return torch.where(won[..., None], first, second), torch.where(won[..., None], second, first), won
         bad = [worse(one.detach(), scene, self.metric, self.profile.radius) for one in (first, second)]
         return ranked(first, second, *bad)
 
@@ -218,9 +250,14 @@ class CompletionDistillation(BaseModel):
     @torch.no_grad()
     def gradient(self, x: Tensor, y: Tensor, t: Tensor, role: str, seen: Scan, empty: Scan | None) -> Tensor:
         """(B, N, 3) eps_teacher - eps_assistant at x, or the difference of their estimates normalised as DMD does."""
-        fake = guided_denoiser(*self.assistant(role, seen), None, 1.0)
         teacher = guided_denoiser(self.teacher, seen, empty, self.guidance)
-        difference, truth = direction(fake, teacher, cloud(x, self.teacher.spec), t)
+        fakes = {name: guided_denoiser(*self.assistant(name, seen), None, 1.0) for name in ROLES}
+        x = cloud(x, self.teacher.spec)
+        if self.contrast is None:
+            difference, truth = direction(fakes[role], teacher, x, t)
+        else:
+            truth = teacher(x, t)
+            difference = contrast_direction(truth, *(fakes[name](x, t) for name in ROLES), self.contrast)
         return difference * (dmd_weight(y, truth) if self.weight == "dmd" else eps_weight(lidiff_local(), t))
 
     def levels(self, like: Tensor) -> Tensor:

@@ -33,6 +33,16 @@ def first_release() -> tuple[float, float]:
     return 1.0, -1.0
 
 
+def contrast_direction(teacher: Tensor, winner: Tensor, loser: Tensor, kappa: float) -> Tensor:
+    """x0_fake - x0_teacher + kappa (x0_loser - x0_winner), the fake estimate being the mean of both assistants'.
+
+    All three estimates are made at the same noised sample, whichever it is. The second term is the gradient of
+    -log(p_winner / p_loser), of the odds that a sample like this one wins: it leads to winners from everywhere, and is
+    0 where winners and losers are alike.
+    """
+    return (winner + loser) / 2 - teacher + kappa * (loser - winner)
+
+
 PRESETS = {"vsd": vsd, "paper": paper, "anchored": anchored, "first_release": first_release}
 
 

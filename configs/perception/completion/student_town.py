@@ -19,18 +19,22 @@ model = dict(
     kappa=0.25,
     critic_updates=3,
     guidance=2.0,
+    scales=(1.0, 1.1),
+    shared_noise=True,
+    region=None,
+    metric="cd",
 )
 train_cfg.update(max_iters=iterations, val_interval=iterations)
 optim_wrapper = dict(
     constructor=OptimisersInTurn,
     student=dict(
         modules=["networks.student"],
-        optimizer=dict(type=Adam, lr=1e-4, betas=(0.0, 0.99)),
+        optimizer=dict(type=Adam, lr=4e-4, betas=(0.0, 0.99)),
         clip_grad=dict(max_norm=1.0),
     ),
     assistants=dict(
         modules=["networks.winner", "networks.loser"],
-        optimizer=dict(type=Adam, lr=3e-4, betas=(0.0, 0.99)),
+        optimizer=dict(type=Adam, lr=1e-3, betas=(0.0, 0.99)),
         clip_grad=dict(max_norm=1.0),
     ),
 )

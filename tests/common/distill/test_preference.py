@@ -9,6 +9,7 @@ from common.distill.primitives.preference import (
     PRESETS,
     anchored,
     as_released,
+    contrast_direction,
     first_release,
     paper,
     preference,
@@ -23,6 +24,20 @@ def test_presets_are_the_published_coefficients():
     assert vsd() == (0.5, 0.5) and paper(2.0) == (-0.5, 0.5) and first_release() == (1, -1)
     assert anchored(0.25) == (0.25, 0.75) and anchored(0.5) == (0.0, 1.0)
     assert set(PRESETS) == {"vsd", "paper", "anchored", "first_release"}
+
+
+def test_contrast_descends_towards_what_wins():
+    """Winners N(1, 1), losers N(-1, 1), teacher as the fakes' mean, at one noise level: the exact estimates differ by a
+    constant, and descent on the gradient goes up by it; with no difference only the teacher is left."""
+    y_t = torch.linspace(-3, 3, 7)
+
+    def estimate(mean, sigma=0.5):
+        return mean + (y_t - mean) / (1 + sigma**2)
+
+    winner, loser = estimate(1.0), estimate(-1.0)
+    same = contrast_direction(estimate(0.0), winner, loser, 2.0)
+    torch.testing.assert_close(same, torch.full((7,), 2.0 * (-2 * 0.25 / 1.25)))
+    torch.testing.assert_close(contrast_direction(winner, loser, loser, 2.0), loser - winner)
 
 
 def test_each_score_term_alone_reaches_the_student_and_the_released_product_does_not():

@@ -8,7 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from common.errors import ConfigError
-from perception.completion.distillation import CompletionDistillation, worse
+from perception.completion.distillation import CompletionDistillation, better_regions, worse
 from perception.completion.model import CompletionModel
 
 from .tiny import TINY, batch
@@ -84,6 +84,27 @@ def test_the_released_loss_has_no_gradient_that_outweighs_rounding():
     assert all(p.grad is None or not p.grad.any() for p in model.student.parameters())
 
 
+def test_contrast_is_score_distillation_until_winners_and_losers_differ():
+    """While both assistants are one, the preference has nothing to say; then kappa scales what it says."""
+    plain, contrast = made(preset="vsd").train(), made(preset="contrast", kappa=3.0).train()
+    data, found = batch(), {}
+
+    def gradients():
+        for name, model in (("plain", plain), ("contrast", contrast)):
+            model.zero_grad()
+            torch.manual_seed(3)
+            model.student_losses(**data)["loss_student"].backward()
+            found[name] = torch.cat([p.grad.flatten() for p in model.student.parameters()])
+        return found["plain"], found["contrast"]
+
+    torch.testing.assert_close(*gradients())
+    for model in (plain, contrast):
+        torch.manual_seed(4)
+        model.train_step(data, optimisers(model))
+    a, b = gradients()
+    assert (a - b).norm() > 0.01 * a.norm()
+
+
 def test_winners_are_nearer_to_the_scene_and_a_coin_decides_at_random():
     model, data = made(), batch()
     with torch.no_grad():
@@ -135,6 +156,40 @@ def test_one_assistant_is_told_by_its_vector_whom_it_sees():
     assert fingerprints(model)["student"] != after["student"]
     with pytest.raises(ConfigError, match="assistants=3"):
         made(assistants=3)
+
+
+def test_regions_are_judged_each_for_itself():
+    """The first completion is better in one cube, the second in the other; as a whole one of them would win both."""
+    anchor = torch.tensor([[[0.5, 0.5, 0.5], [0.6, 0.5, 0.5], [10.5, 0.5, 0.5]]])
+    scene = anchor + torch.tensor([0.1, 0.0, 0.0])
+    first, second = scene.clone(), scene.clone()
+    first[0, 2, 1] += 0.5
+    second[0, :2, 1] += 0.3
+    assert better_regions(first, second, anchor, scene, 2.0).tolist() == [[True, True, False]]
+    assert better_regions(second, first, anchor, scene, 2.0).tolist() == [[False, False, True]]
+    whole = better_regions(first, second, anchor, scene, 100.0 + 1e-3)
+    assert whole[0].all() or not whole[0].any(), "one region is the published choice"
+
+
+def test_a_truth_that_is_missed_counts_against_a_region():
+    anchor = torch.zeros(1, 2, 3) + 0.5
+    scene = torch.tensor([[[0.2, 0.5, 0.5], [1.8, 0.5, 0.5]]])
+    near, spread = torch.tensor([[[0.2, 0.5, 0.5]] * 2]), torch.tensor([[[0.3, 0.5, 0.5], [1.7, 0.5, 0.5]]])
+    assert better_regions(spread, near, anchor, scene, 2.0).all()
+
+
+def test_winners_and_losers_of_regions_are_put_together_of_both_and_carry_gradients():
+    model = made(region=2.0, shared_noise=False, scales=(1.0, 1.0)).train()
+    data = batch()
+    torch.manual_seed(1)
+    winner, loser, won = model.judged(data["scan"], data["scene"])
+    assert won.shape == (2, 120) and 0 < won.float().mean() < 1
+    torch.manual_seed(1)
+    first, second = model.pair(data["scan"])
+    assert torch.equal(torch.where(won[..., None], first, second), winner)
+    assert torch.equal(winner + loser, first + second) or torch.allclose(winner + loser, first + second)
+    model.student_losses(**data)["loss_student"].backward()
+    assert all(p.grad is not None for p in model.student.parameters())
 
 
 def test_identical_pairs_and_unknown_choices_are_refused():
