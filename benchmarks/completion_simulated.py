@@ -38,6 +38,8 @@ STUDENTS = {  # name: options of the distillation
     "anchored, random preference, 1 step": {"preset": "anchored", "steps": 1, "metric": "random"},
     "paper's sign, 1 step": {"preset": "paper", "steps": 1},
     "first release's sign, 1 step": {"preset": "first_release", "steps": 1},
+    "contrast by regions, 1 step": {"preset": "contrast", "kappa": 2.0, "region": 2.0, "steps": 1},
+    "contrast by regions, 4 steps": {"preset": "contrast", "kappa": 2.0, "region": 2.0, "steps": 4},
 }
 TEACHER_STEPS = {"local": (50, 20, 8, 4, 2, 1), "vp_offset": (50, 20, 8, 4, 2, 1)}
 GUIDANCE = (1.0, 2.0, 3.5, 6.0)
