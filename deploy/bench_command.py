@@ -1,11 +1,14 @@
-"""`tutelage bench OUT.onnx`: the benchmark of whatever the export is, a detector or a policy."""
+"""`tutelage bench OUT.onnx`: the benchmark of whatever the export is, a detector, a policy or a completion."""
 
 import json
 import sys
 from importlib import import_module
 from pathlib import Path
 
-BENCHES = {"tutelage-policy": "deploy.policy_bench"}  # schema of the manifest -> module; else the detector's
+BENCHES = {  # schema of the manifest -> module; else the detector's
+    "tutelage-policy": "deploy.policy_bench",
+    "tutelage-completion": "deploy.completion_bench",
+}
 
 
 def bench(onnx: str) -> str:

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from common.errors import ConfigError
+from deploy import completion_bench
+from deploy.bench_command import bench
 from deploy.completion_export import export_completion
 from deploy.runtime.completion import SceneCompleter
 from deploy.runtime.errors import InputError, ManifestError
@@ -154,3 +156,24 @@ def test_networks_of_different_voxels_are_not_exported_together(tmp_path):
     encoder, denoiser = Encoder(VoxelSpec(0.2, 3), (8, 8, 12)), NoisePredictor(SPEC, (8, 8, 12), (12, 8))
     with pytest.raises(ConfigError, match="export networks of one kind of voxels"):
         export_completion(encoder, denoiser, tmp_path / "a.onnx", drawn_scan(9), steps=1, **RANGE)
+
+
+def test_a_completion_is_timed_part_by_part(exported, tmp_path, capsys):
+    path = exported[2]
+    assert bench(str(path)) == "deploy.completion_bench"
+    drawn_scan(901).tofile(tmp_path / "odd.bin")
+    with pytest.raises(ConfigError, match=r"odd\.bin: wanted a file of float32"):
+        completion_bench.main([str(path), "--scan", str(tmp_path / "odd.bin")])
+    out = tmp_path / "b.json"
+    assert completion_bench.main([str(path), "--scans", "3", "--out", str(out)]) == 0
+    told, report = capsys.readouterr().out, json.loads(out.read_text())
+    assert "| preparation |" in told and "| whole completion |" in told
+    assert report["evaluations"] == 2 and set(report["parts"]) == {"preparation", "sampling"}
+    total = sum(one["mean_ms"] for one in report["parts"].values())
+    assert report["whole"]["mean_ms"] == pytest.approx(total)
+    calls = []
+    completer = SceneCompleter(path)
+    beside = completion_bench.measure(completer, [drawn_scan(500)], 2, lambda scan, noise: calls.append(noise.shape))
+    assert calls == [(900, 3)] * 3 and beside["torch_over_onnx"] > 0
+    with pytest.raises(ConfigError, match="--scans 0"):
+        completion_bench.main([str(path), "--scans", "0"])
