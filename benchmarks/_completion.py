@@ -47,7 +47,10 @@ def gates(found: dict[str, list[dict]], guidance: float, released_identical: boo
         return float(values(found, name).mean())
 
     lines: list[tuple[str, str, bool | None]] = []
-    add = lambda text, shown, holds: lines.append((text, shown, holds))  # noqa: E731
+
+    def add(text: str, shown: str, holds: bool | None) -> None:
+        lines.append((text, shown, holds))
+
     copied, noisy = "scan, copied", "scan, copied, and noise"
     add(
         "1a. 20 steps at least 40 % below the noisy scan", difference(found, T20, noisy), gain(found, T20, noisy) >= 0.4

@@ -108,7 +108,8 @@ def students(args, jobs: dict, guidance: float) -> dict[tuple[str, int], Job]:
             }
             folder = args.work_dir / slug(name) / f"seed{seed}"
             iterations = 4 * args.updates  # three of the assistants to one of the student
-            made[name, seed] = Job(f"{name}/{seed}", CONFIG.format("student_town"), folder, iterations, given, seed)
+            made[name, seed] = Job(f"{name}/{seed}", CONFIG.format("student_town"), folder, iterations, given, seed,
+                                   (teacher.name,))  # fmt: skip
     return made
 
 

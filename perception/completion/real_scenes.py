@@ -1,4 +1,4 @@
-"""Recorded scenes as completion data: SemanticKITTI's sequences and nuScenes' sweeps, each sample kept once made."""
+"""Recorded scenes as completion data: SemanticKITTI's sequences and nuScenes' sweeps."""
 
 from pathlib import Path
 
