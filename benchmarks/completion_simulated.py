@@ -2,8 +2,10 @@
 
 Per training seed one teacher, one network of a single pass (trained on Chamfer distance), and from the teacher one
 student for each way of distilling; all complete the same held-out scenes from the same noise. The guidance is chosen on
-other towns. Finished trainings and measured rows are kept, killed trainings resumed. Writes
-benchmarks/results/completion_simulated.md.
+other towns with the first seed's teacher. Finished trainings and measured rows are kept, killed trainings resumed; a
+finished seed leaves a record, benchmarks/results/completion_simulated/seedN.json, so that the seeds may be measured one
+by one: a seed whose record stands is not trained again. Writes benchmarks/results/completion_simulated.md once all
+seeds are there, and says which are missing until then.
 """
 
 import argparse
@@ -13,7 +15,6 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -156,16 +157,18 @@ def measure_all(cells: list[tuple], args, title: str) -> dict[str, list[dict]]:
     return {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in found.items()}
 
 
-def choose_guidance(args, jobs: dict) -> tuple[float, str]:
+def choose_guidance(args, jobs: dict, seed: int) -> tuple[float, str]:
     """The guidance of the smallest Chamfer distance in 20 steps on the towns of the choice, and the table of all."""
     teacher = Row("teacher", "teacher", 20)
     ways = [replace(teacher, name=f"guidance {w:g}", guidance=w) for w in GUIDANCE]
     first = args.scenes
-    cells = [(way, jobs["teacher", seed], seed, args, first, CHOICE) for way in ways for seed in args.seeds]
+    cells = [(way, jobs["teacher", seed], seed, args, first, CHOICE) for way in ways]
     found = measure_all(cells, args, "guidance")
-    distance = {way.guidance: np.mean([one["means"]["cd"] for one in found[way.name]]) for way in ways}
+    distance = {way.guidance: found[way.name][0]["means"]["cd"] for way in ways}
     lines = [[f"{w:g}", f"{cd:.4f}"] for w, cd in distance.items()]
-    text = f"CD in m of the teacher's 20 steps on {CHOICE} other towns:\n\n" + table(["guidance", "CD"], lines)
+    text = f"CD in m of seed {seed}'s teacher in 20 steps on {CHOICE} other towns:\n\n" + table(
+        ["guidance", "CD"], lines
+    )
     return min(distance, key=distance.get), text
 
 
@@ -192,12 +195,13 @@ def released_update(job: Job, args) -> bool:
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--profile", default="cpu_hour")
-    parse.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parse.add_argument("--teacher", type=int, default=3000, help="iterations of the teacher, of 2 scenes")
+    parse.add_argument("--all-seeds", type=int, nargs="+", default=[0, 1, 2], help="of the report")
+    parse.add_argument("--seeds", type=int, nargs="+", help="to train and measure now; default all without a record")
+    parse.add_argument("--teacher", type=int, default=2500, help="iterations of the teacher, of 2 scenes")
     parse.add_argument("--one-pass", type=int, default=800, help="iterations of the one-pass network, of 2 scenes")
     parse.add_argument("--updates", type=int, default=150, help="of a student; its assistants make three times as many")
-    parse.add_argument("--student-batch", type=int, default=2, help="scenes per iteration of a distillation")
-    parse.add_argument("--scenes", type=int, default=None, help="held-out scenes; default the profile's")
+    parse.add_argument("--student-batch", type=int, default=1, help="scenes per iteration of a distillation")
+    parse.add_argument("--scenes", type=int, default=48, help="held-out scenes")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/completion_simulated"))
     parse.add_argument("--towns", type=Path, default=None, help="default WORK_DIR/towns")
@@ -205,39 +209,105 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def recipe(args) -> dict:
+    """All that decides the numbers of a seed."""
+    given = {
+        key: getattr(args, key) for key in ("profile", "teacher", "one_pass", "updates", "student_batch", "scenes")
+    }
+    return {**given, "students": STUDENTS, "teacher_steps": TEACHER_STEPS, "choice": CHOICE, "dense": DENSE}
+
+
+def record_path(args, seed: int) -> Path:
+    return args.results / "completion_simulated" / f"seed{seed}.json"
+
+
+def load_record(args, seed: int) -> dict | None:
+    """What a finished seed left; None where it left nothing, or was made by another recipe."""
+    path = record_path(args, seed)
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    wanted = json.loads(json.dumps(recipe(args)))
+    if record["recipe"] != wanted:
+        changed = [key for key in wanted if record["recipe"].get(key) != wanted[key]]
+        print(f"{path}: made with other {', '.join(changed)}; measured anew")
+        return None
+    return record
+
+
+def measure_seeds(args, seeds: list[int], guidance: float | None, choice: str) -> None:
+    """Train and measure seeds, and leave their records. guidance: None to choose it with the first one's teacher."""
+    args = argparse.Namespace(**{**vars(args), "seeds": seeds})
     profile = profile_of(args.profile)
-    args.towns, args.scenes = args.towns or args.work_dir / "towns", args.scenes or profile.val_scenes
     TownScenes(str(args.towns), profile, workers=args.parallel)
     TownScenes(str(args.towns), profile, train=False, count=args.scenes + CHOICE, workers=args.parallel)
     jobs = teachers(args)
     run(list(jobs.values()), parallel=args.parallel)
-    guidance, choice = choose_guidance(args, jobs)
+    if guidance is None:
+        guidance, choice = choose_guidance(args, jobs, seeds[0])
     jobs |= students(args, jobs, guidance)
     run(list(jobs.values()), parallel=args.parallel)
-    table_rows = rows(guidance)
-    cells = [(row, jobs.get((row.kind, seed)), seed, args, 0, args.scenes) for row in table_rows for seed in args.seeds]
-    found = measure_all(cells, args, "rows")
-    same = released_update(jobs["anchored, 1 step", args.seeds[0]], args)
+    for seed in seeds:
+        cells = [(row, jobs.get((row.kind, seed)), seed, args, 0, args.scenes) for row in rows(guidance)]
+        found = measure_all(cells, args, f"rows of seed {seed}")
+        record = {
+            "recipe": recipe(args), "guidance": guidance, "choice": choice, "device": describe_device(),
+            "trainings": training_cost(job for (_, of), job in jobs.items() if of == seed),
+            "released_identical": released_update(jobs["anchored, 1 step", seed], args),
+            "rows": {name: rounded(one) for name, (one,) in found.items()},
+        }  # fmt: skip
+        path = record_path(args, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".partial")
+        beside.write_text(json.dumps(record) + "\n")
+        beside.rename(path)
+        print(f"seed {seed} measured: {path}")
+
+
+def rounded(value):
+    """Numbers to a hundredth of a millimetre."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    profile = profile_of(args.profile)
+    args.towns = args.towns or args.work_dir / "towns"
+    records = {seed: load_record(args, seed) for seed in args.all_seeds}
+    known = next((one for one in records.values() if one), None)
+    wanted = [seed for seed in (args.seeds or args.all_seeds) if records.get(seed) is None]
+    if wanted:
+        measure_seeds(args, wanted, known and known["guidance"], known["choice"] if known else "")
+        records |= {seed: load_record(args, seed) for seed in wanted}
+    missing = [seed for seed in args.all_seeds if records[seed] is None]
+    if missing:
+        print(f"no report yet: seeds {', '.join(map(str, missing))} are not measured")
+        return 0
+    records = [records[seed] for seed in args.all_seeds]
+    table_rows = rows(records[0]["guidance"])
+    found = {row.name: [one["rows"][row.name] for one in records] for row in table_rows}
+    costs = [f"Seed {seed}: {one['trainings']} Rows on {one['device']}."
+             for seed, one in zip(args.all_seeds, records, strict=True)]  # fmt: skip
     body = "\n\n".join([
         f"Profile {args.profile}: {profile.train_scenes} towns to train on, {args.scenes} held-out ones, "
         f"{profile.scan_points} points of the scan, {profile.scene_points} of a completion, "
         f"{DENSE * profile.scene_points} of the truth, within {profile.radius:g} m. "
         f"Teacher {args.teacher} iterations of 2 scenes, one pass {args.one_pass}, students {args.updates} updates and "
         f"three times as many of their assistants, of {args.student_batch} scene{'s' if args.student_batch > 1 else ''}"
-        f". Means over {len(args.seeds)} trainings.",
-        choice,
+        f". Means over {len(records)} trainings.",
+        records[0]["choice"],
         "## Results\n\nDistances in metres after the output filter; IoU of voxels of 0.5 m; EMD exact between 500 "
         "points of each cloud; seconds per scan on one core, PyTorch.",
         result_table(table_rows, found),
         "## Gates\n\nPaired by scene and training; intervals: 95 % bootstrap over both, or over the scenes of one "
         "training where the gate counts trainings.",
-        gates(found, guidance, same),
-        training_cost(jobs.values()),
+        gates(found, records[0]["guidance"], all(one["released_identical"] for one in records)),
+        *costs,
     ])  # fmt: skip
-    path = write_report("completion_simulated", "Scene completion on simulated towns", body, seeds=args.seeds,
-                        device=describe_device(), folder=args.results)  # fmt: skip
+    path = write_report("completion_simulated", "Scene completion on simulated towns", body, seeds=args.all_seeds,
+                        device="; ".join(sorted({one["device"] for one in records})), folder=args.results)  # fmt: skip
     print(f"{body}\nwritten to {path}")
     return 0
 

@@ -1,6 +1,7 @@
 """The completion benchmark: its gates, which can fail, and a whole tiny run (slow) that is resumed."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -81,10 +82,44 @@ def test_rows_are_named_once_and_every_student_is_run_at_its_own_steps():
     assert set(GOOD) <= set(by_name)
 
 
+def leave_record(folder, seed: int) -> None:
+    """What a finished seed leaves, with invented distances."""
+    args = simulated.parser().parse_args(["--results", str(folder)])
+    means = dict.fromkeys([*shared.COLUMNS.values(), "seconds"], 0.5)
+    scenes = {str(i): dict.fromkeys(("cd", "cd_to_truth", "cd_to_prediction"), 0.5 + i) for i in range(4)}
+    record = {
+        "recipe": simulated.recipe(args), "guidance": 2.0, "choice": "chosen before", "device": "a processor",
+        "trainings": f"trained {seed}.", "released_identical": True,
+        "rows": {row.name: {"means": means, "scenes": scenes} for row in simulated.rows(2.0)},
+    }  # fmt: skip
+    path = simulated.record_path(args, seed)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+def test_seeds_measured_one_by_one_make_one_report_once_all_are_there(tmp_path, capsys):
+    leave_record(tmp_path, 0)
+    leave_record(tmp_path, 1)
+    assert simulated.main(["--seeds", "0", "--results", str(tmp_path)]) == 0
+    assert "seeds 2 are not measured" in capsys.readouterr().out and not list(tmp_path.glob("*.md"))
+    leave_record(tmp_path, 2)
+    assert simulated.main(["--results", str(tmp_path)]) == 0
+    text = (tmp_path / "completion_simulated.md").read_text()
+    assert "chosen before" in text and all(f"Seed {seed}: trained {seed}." in text for seed in range(3))
+    assert all(text.count(f"| {row.name} |") == 1 for row in simulated.rows(2.0))
+
+
+def test_a_record_of_another_recipe_is_measured_anew(tmp_path, capsys):
+    leave_record(tmp_path, 0)
+    args = simulated.parser().parse_args(["--results", str(tmp_path), "--updates", "9"])
+    assert simulated.load_record(args, 0) is None
+    assert "made with other updates" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_tiny_run_reaches_its_report_and_a_second_one_trains_nothing(tmp_path, capsys):
-    options = ["--profile", "ci", "--seeds", "0", "--teacher", "101", "--one-pass", "101", "--updates", "26",
+    options = ["--profile", "ci", "--all-seeds", "0", "--teacher", "101", "--one-pass", "101", "--updates", "26",
                "--scenes", "3", "--work-dir", str(tmp_path / "work"), "--results", str(tmp_path)]  # fmt: skip
     assert simulated.main(options) == 0
     text = (tmp_path / "completion_simulated.md").read_text()

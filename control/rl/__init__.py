@@ -1,0 +1,1 @@
+"""Reinforcement learning: random network distillation on stable-baselines3."""

@@ -1,0 +1,42 @@
+"""stable-baselines3's actor-critic with a second value head for the intrinsic stream."""
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+
+
+class TwoHeadPolicy(ActorCriticPolicy):
+    """Both heads share the critic's trunk. The public methods keep their meaning: their value is the extrinsic one."""
+
+    def _build(self, lr_schedule) -> None:
+        super()._build(lr_schedule)
+        with torch.random.fork_rng(devices=[]):  # the rest is initialised as without this head
+            self.value_net_int = nn.Linear(self.mlp_extractor.latent_dim_vf, 1)
+            if self.ortho_init:
+                self.init_weights(self.value_net_int, gain=1)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _latents(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.extract_features(obs)
+        if self.share_features_extractor:
+            return self.mlp_extractor(features)
+        return self.mlp_extractor.forward_actor(features[0]), self.mlp_extractor.forward_critic(features[1])
+
+    def forward_two(self, obs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """actions (N, A), extrinsic and intrinsic value (N, 1), log-probability (N,)."""
+        latent_pi, latent_vf = self._latents(obs)
+        values, intrinsic = self.value_net(latent_vf), self.value_net_int(latent_vf)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        actions = distribution.get_actions()
+        return actions.reshape((-1, *self.action_space.shape)), values, intrinsic, distribution.log_prob(actions)
+
+    def evaluate_actions_two(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """extrinsic and intrinsic value (N, 1), log-probability (N,), entropy."""
+        latent_pi, latent_vf = self._latents(obs)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        log_prob = distribution.log_prob(actions)
+        return self.value_net(latent_vf), self.value_net_int(latent_vf), log_prob, distribution.entropy()
+
+    def predict_values_int(self, obs: Tensor) -> Tensor:
+        """Intrinsic value (N, 1)."""
+        return self.value_net_int(self._latents(obs)[1])

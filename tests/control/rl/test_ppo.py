@@ -1,0 +1,133 @@
+"""Two-stream PPO against slow references, against stable-baselines3's own, and across a save."""
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+from common.errors import ConfigError
+from control.envs.warehouse.env import WarehouseVecEnv
+from control.rl.rnd.buffer import gae
+from control.rl.rnd.ppo import RNDPPO
+from control.rl.rnd.wrapper import RNDRewardWrapper
+
+SMALL = dict(n_steps=16, batch_size=32, n_epochs=2, seed=3, device="cpu")
+
+
+def warehouses(count: int = 4, seed: int = 3, **kwargs):
+    env = WarehouseVecEnv(count, "Simple", **kwargs)
+    env.seed(seed)
+    return VecMonitor(env)
+
+
+def slow_gae(rewards, values, last, gamma, lam, ends):
+    """By the definition: sum over l of (gamma lam)^l delta, cut after an end."""
+    T, N = rewards.shape
+    following = np.concatenate([values[1:], last[None]])
+    found = np.zeros((T, N))
+    for n in range(N):
+        for t in range(T):
+            factor = 1.0
+            for s in range(t, T):
+                alive = 1 - ends[s, n]
+                found[t, n] += factor * (rewards[s, n] + gamma * alive * following[s, n] - values[s, n])
+                factor *= gamma * lam * alive
+    return found
+
+
+def test_both_passes_equal_their_definition_and_only_the_extrinsic_one_is_cut():
+    draws = np.random.default_rng(0)
+    rewards, values, last = draws.normal(size=(6, 3)), draws.normal(size=(6, 3)), draws.normal(size=3)
+    ends = np.zeros((6, 3))
+    ends[2, 0] = ends[5, 1] = 1
+    assert np.allclose(gae(rewards, values, last, 0.9, 0.8, ends), slow_gae(rewards, values, last, 0.9, 0.8, ends))
+    endless = gae(rewards, values, last, 0.9, 0.8)
+    assert np.allclose(endless, slow_gae(rewards, values, last, 0.9, 0.8, 0 * ends))
+    rewards[3:, 0] += 100  # after the end in row 0
+    assert np.allclose(gae(rewards, values, last, 0.9, 0.8, ends)[:3, 0],
+                       slow_gae(rewards, values, last, 0.9, 0.8, ends)[:3, 0])  # fmt: skip
+    assert gae(rewards, values, last, 0.9, 0.8)[2, 0] > endless[2, 0] + 10
+
+
+def test_without_a_bonus_it_is_stable_baselines3s_ppo_bit_for_bit():
+    ours = RNDPPO(warehouses(), int_coef=0.0, **SMALL).learn(3 * 64)
+    theirs = PPO("MlpPolicy", warehouses(), **SMALL).learn(3 * 64)
+    state = ours.policy.state_dict()
+    for name, value in theirs.policy.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_the_bonus_alone_trains_the_policy_and_both_heads_move():
+    model = RNDPPO(warehouses(), ext_coef=0.0, warm_up=4, **SMALL)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(64)
+    after = model.policy.state_dict()
+    for name in ("action_net.weight", "value_net.weight", "value_net_int.weight"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_the_losses_of_policy_and_predictor_do_not_touch_each_other():
+    model = RNDPPO(warehouses(), warm_up=4, **SMALL).learn(64)
+    batch = next(model.rollout_buffer.get(32))
+    for parameter in model.bonus.parameters():
+        parameter.grad = None
+    model._loss(batch, 0.2)[0].backward()
+    assert all(p.grad is None for p in model.bonus.parameters())
+    model.policy.optimizer.zero_grad()
+    model.bonus.fit(model.bonus.whiten(batch.inputs)).mean().backward()
+    assert all(p.grad is None for p in model.policy.parameters())
+
+
+def test_the_bonus_of_a_last_step_is_that_of_the_terminal_observation():
+    model = RNDPPO(warehouses(), features="full", warm_up=0, **SMALL)
+    marker = np.full(47, 7.0, np.float32)
+    infos = [{"pose": (1.0, 1.0, 0.0)}, {"pose": (2.0, 1.0, 0.0), "terminal_observation": marker}]
+    new_obs = np.zeros((2, 47), np.float32)
+    found = model._inputs(new_obs, np.array([False, True]), infos)
+    assert np.array_equal(found[1], marker) and not found[0].any() and not new_obs.any()
+
+
+def test_a_timeout_is_bootstrapped_with_the_extrinsic_head_and_a_collision_is_not():
+    model = RNDPPO(warehouses(), gamma=0.5, **SMALL)
+    last = np.random.default_rng(0).uniform(-1, 1, (2, 47)).astype(np.float32)
+    infos = [{"terminal_observation": last[0], "TimeLimit.truncated": True},
+             {"terminal_observation": last[1], "TimeLimit.truncated": False}]  # fmt: skip
+    found = model._bootstrap_timeouts(np.zeros(2, np.float32), np.array([True, True]), infos)
+    with torch.no_grad():
+        value = model.policy.predict_values(torch.as_tensor(last[:1])).item()
+    assert found[0] == pytest.approx(0.5 * value) and found[1] == 0
+
+
+def test_logged_rewards_hold_no_bonus():
+    wrapped = RNDRewardWrapper(warehouses(max_steps=10), 8.0, beta=1e6, every=8)
+    PPO("MlpPolicy", wrapped, **SMALL).learn(128)
+    model = RNDPPO(warehouses(max_steps=10), warm_up=4, **SMALL).learn(128)
+    assert all(info["r"] in (0.0, 1.0) for info in model.ep_info_buffer) and len(model.ep_info_buffer)
+    assert wrapped.bonus.moments.count > 0
+
+
+def test_a_saved_training_goes_on_with_every_statistic(tmp_path):
+    model = RNDPPO(warehouses(), warm_up=8, **SMALL).learn(128)
+    model.save(tmp_path / "model")
+    again = RNDPPO.load(tmp_path / "model", env=warehouses(), device="cpu")
+    for name, value in model.bonus.state_dict().items():
+        assert torch.equal(value, again.bonus.state_dict()[name]), name
+    assert torch.equal(model.bonus_scale.sums, again.bonus_scale.sums)
+    assert str(model.bonus.optimiser.state_dict()) == str(again.bonus.optimiser.state_dict())
+    x = torch.rand(10, 4, 16)
+    assert torch.equal(model.bonus_scale(model.bonus.raw(x)), again.bonus_scale(again.bonus.raw(x)))
+    again.learn(64, reset_num_timesteps=False)
+    assert again.num_timesteps == 128 + 64
+
+
+@pytest.mark.parametrize("bonus", ["drnd", "count"])
+def test_the_other_bonuses_train_behind_the_same_protocol(bonus):
+    model = RNDPPO(warehouses(), bonus=bonus, warm_up=4, anneal=1.0, **SMALL).learn(128)
+    assert model.logger.name_to_value["rnd/bonus_raw_mean"] > 0 or model.num_timesteps == 128
+    assert model.int_coef_now == pytest.approx(0.0)
+
+
+def test_coefficients_that_learn_nothing_are_refused():
+    with pytest.raises(ConfigError, match="ext_coef=0"):
+        RNDPPO(warehouses(), ext_coef=0.0, int_coef=0.0, **SMALL)
