@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import get_world_size, init_dist, is_distributed, is_main_process, sync_random_seed
+from mmengine.registry import RUNNERS
 
 from common.engine.checkpoint import checkpoints_of
 from common.engine.config import as_config, default_work_dir
@@ -27,7 +28,7 @@ _built = itertools.count()
 
 
 def build_runner(cfg: Config | dict, *, resume: bool | str = False) -> ResumableRunner:
-    """A runner of a config; the config itself is not changed.
+    """A runner of a config, mmengine's or the one that its `runner_type` names; the config itself is not changed.
 
     resume: True for the newest whole checkpoint of the work directory, or the path of one.
     Without a seed in `randomness` one is drawn; a resumed run takes the seed of its work directory.
@@ -48,7 +49,7 @@ def build_runner(cfg: Config | dict, *, resume: bool | str = False) -> Resumable
             world_size=get_world_size(),
             resume=resume,
         )
-    runner = ResumableRunner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if cfg.get("runner_type") else ResumableRunner.from_cfg(cfg)
     if resume is True and not cfg.resume:
         runner.logger.warning(f"{cfg.work_dir} holds no checkpoint to resume from: starting at iteration 0")
     return runner

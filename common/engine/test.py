@@ -22,7 +22,8 @@ def test(cfg: Config | dict, checkpoint: str | os.PathLike, out: str | os.PathLi
     Returns: metric name -> value. Raises: ConfigError, CheckpointError, FileNotFoundError.
     """
     cfg = as_config(cfg)
-    if cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None:
+    own = cfg.get("runner_type") is not None  # a runner of its own knows what it is tested on
+    if not own and (cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None):
         raise ConfigError(
             f"{cfg.filename or 'the config'} has no test_dataloader and test_evaluator: nothing to test on"
         )

@@ -176,7 +176,7 @@ class WarehouseVecEnv(VecEnv):
             observation = observation.copy()
             for row in ended:
                 self.warehouse.reset(row, self._random[row])
-            observation[ended] = self.warehouse.observation()[ended]
+            observation[ended] = self.warehouse.observation(ended)
         return observation, reward.astype(np.float32), done, infos
 
     def close(self) -> None:

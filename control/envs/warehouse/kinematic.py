@@ -74,6 +74,13 @@ class KinematicWorld:
                     self.velocity[row, 0] = 0.0
         return hit
 
-    def rays(self, movers: np.ndarray, time: np.ndarray) -> np.ndarray:
-        discs = np.concatenate([movers_at(movers, time), movers[..., 6:7]], -1)
-        return cast_rays(self.pose[:, :2], directions(self.pose[:, 2]), self.boxes, discs, RAY_RANGE)
+    def state(self) -> dict[str, np.ndarray]:
+        return {"pose": self.pose.copy(), "velocity": self.velocity.copy()}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.pose[:], self.velocity = state["pose"], np.array(state["velocity"])
+
+    def rays(self, movers: np.ndarray, time: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        pose, movers = self.pose[rows], movers[rows]
+        discs = np.concatenate([movers_at(movers, time[rows]), movers[..., 6:7]], -1)
+        return cast_rays(pose[:, :2], directions(pose[:, 2]), self.boxes[rows], discs, RAY_RANGE)

@@ -120,7 +120,18 @@ class MujocoWorld:
         self._read()
         return np.array([touched])
 
-    def rays(self, movers: np.ndarray, time: np.ndarray) -> np.ndarray:
+    def state(self) -> dict[str, np.ndarray]:
+        found = np.empty(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(self.model, self.data, found, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return {"integration": found}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        mujoco.mj_setState(self.model, self.data, np.array(state["integration"]), mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_kinematics(self.model, self.data)
+        self._movers_time = None
+        self._read()
+
+    def rays(self, movers: np.ndarray, time: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         if movers.shape[1] and time[0] != self._movers_time:
             self._move(movers, time)
             mujoco.mj_kinematics(self.model, self.data)

@@ -1,5 +1,6 @@
 """N warehouses side by side: commands in, observations, rewards and measures of the episodes out. Simulation-blind."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -22,6 +23,8 @@ from control.envs.warehouse.levels import CONTROL_PERIOD, MAX_SPEED
 from control.envs.warehouse.options import SPEEDS, Options
 from control.envs.warehouse.world import RAY_RANGE, RAYS, YAW_RATE, World
 
+RUNNING = ("movers", "goal_line", "start", "previous", "steps", "limit", "gain", "radius", "late", "pending",
+           "diagonal", "size", "path", "nearest", "turning", "contacts", "potential")  # fmt: skip
 SIGHT = 3.0  # m, of a goal that is seen only in line of sight
 POSE = slice(41, 45)  # of an observation with the pose
 
@@ -183,30 +186,31 @@ class Warehouse:
         length = ways_to(self.layout[row], tuple(self.goal[row].round(2).tolist())).distance(here)
         return -(length if np.isfinite(length) else float(np.linalg.norm(here - self.goal[row]))) / self.diagonal[row]
 
-    def observation(self) -> np.ndarray:
-        """(N, 47) float32 in [-1, 1], or (N, 43) without the pose.
+    def observation(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(K, 47) float32 in [-1, 1], or (K, 43) without the pose, of the vehicles `rows`, by default all.
 
         0:36 rays / 6 m, 36 goal distance / diagonal, 37:39 cos, sin of its bearing from the heading, 39 speed / 1 m/s,
         40 yaw rate / 1.5 rad/s, 41:43 x, y over the arena, 43:45 cos, sin of the heading, 45:47 previous action.
         """
         world, draw = self.world, self.options.randomisation
-        pose = world.pose
-        rays = world.rays(self.movers, self.time)
+        pose = world.pose[rows]
+        rays = world.rays(self.movers, self.time, rows)
         if draw.ray_noise or draw.ray_dropout:
-            rays = np.stack([self._noisy(one, random) for one, random in zip(rays, self.random, strict=True)])
+            of = np.arange(len(self.random))[rows]
+            rays = np.stack([self._noisy(one, self.random[row]) for one, row in zip(rays, of, strict=True)])
         heading = pose[:, 2]
-        dx, dy = (self.goal - pose[:, :2]).T
+        dx, dy = (self.goal[rows] - pose[:, :2]).T
         distance = np.hypot(dx, dy)
         cos, sin, far = np.cos(heading), np.sin(heading), np.maximum(distance, 1e-9)
         found = np.empty((len(pose), 47))
         found[:, :RAYS] = rays / RAY_RANGE
-        found[:, 36] = distance / self.diagonal
+        found[:, 36] = distance / self.diagonal[rows]
         found[:, 37], found[:, 38] = (dx * cos + dy * sin) / far, (dy * cos - dx * sin) / far
         if self.options.goal_visibility == "line_of_sight":
-            found[~self._sees_goal(distance), 36:39] = 1.0, 0.0, 0.0
-        found[:, 39:41] = world.velocity / (MAX_SPEED, YAW_RATE)
-        found[:, 41:43] = 2 * pose[:, :2] / self.size - 1
-        found[:, 43], found[:, 44], found[:, 45:] = cos, sin, self.previous
+            found[~self._sees_goal(distance, rows), 36:39] = 1.0, 0.0, 0.0
+        found[:, 39:41] = world.velocity[rows] / (MAX_SPEED, YAW_RATE)
+        found[:, 41:43] = 2 * pose[:, :2] / self.size[rows] - 1
+        found[:, 43], found[:, 44], found[:, 45:] = cos, sin, self.previous[rows]
         if not self.options.observe_pose:
             found = np.delete(found, POSE, 1)
         return np.minimum(np.maximum(found, -1, out=found), 1, out=found).astype(np.float32)
@@ -216,13 +220,36 @@ class Warehouse:
         noisy = (rays + draw.ray_noise * random.standard_normal(RAYS)).clip(0, RAY_RANGE)
         return np.where(random.random(RAYS) < draw.ray_dropout, RAY_RANGE, noisy)
 
-    def _sees_goal(self, distance: np.ndarray) -> np.ndarray:
+    def _sees_goal(self, distance: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
         goal, here = self.goal, self.world.pose[:, :2]
         clear = [
             not segments_blocked(here[i : i + 1], goal[i : i + 1], self.layout[i].obstacles, 0.01)[0]
-            for i in range(len(here))
+            for i in np.arange(len(here))[rows]
         ]
         return (distance < SIGHT) & np.array(clear)
+
+    def state(self) -> dict:
+        """All of the running episodes, as arrays and strings: `load_state` goes on bit for bit."""
+        arrays = {name: np.array(getattr(self, name)) for name in RUNNING}
+        random = [json.dumps(one.bit_generator.state) for one in self.random]
+        return {"arrays": arrays, "random": random, "layouts": [one.to_json() for one in self.layout],
+                "world": self.world.state()}  # fmt: skip
+
+    def load_state(self, state: dict) -> None:
+        """Of a warehouse with the same arguments. Raises ValueError for another number of vehicles."""
+        if len(state["random"]) != len(self.layout):
+            raise ValueError(f"the state is of {len(state['random'])} vehicles, these are {len(self.layout)}")
+        for name, array in state["arrays"].items():
+            setattr(self, name, np.array(array))
+        self._goals_move = bool(self.goal_line[:, 0, 4].any())
+        known = {text: Layout.from_json(text) for text in set(state["layouts"])}
+        for row, (layout, random) in enumerate(zip(state["layouts"], state["random"], strict=True)):
+            self.layout[row] = known[layout]
+            self.boxes = _with_row(self.boxes, row, self.layout[row].obstacles, FAR)
+            self.world.place(row, self.layout[row], np.zeros(3), float(self.radius[row]))
+            self.random[row] = np.random.Generator(np.random.PCG64())
+            self.random[row].bit_generator.state = json.loads(random)
+        self.world.load_state(state["world"])
 
     def pose_of(self, row: int) -> tuple[float, float, float]:
         """x, y, heading of a vehicle."""

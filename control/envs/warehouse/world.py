@@ -28,8 +28,15 @@ class World(Protocol):
         """One control step from `time` (N,) s under command (N, 2): m/s, rad/s; movers (N, M, 7) as `movers_at`.
         Returns (N,) whether the hull touched something."""
 
-    def rays(self, movers: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """(N, 36) m along RAY_ANGLES from the hull's centre to walls, shelves and movers, at most RAY_RANGE."""
+    def rays(self, movers: np.ndarray, time: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """(K, 36) m along RAY_ANGLES from the hulls' centres to walls, shelves and movers, at most RAY_RANGE; of the
+        vehicles `rows`, by default all."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on besides the placed layouts."""
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """After `place` of the same layouts."""
 
 
 def directions(heading: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ class RNDPPO(PPO):
         self.ext_coef, self.int_coef, self.int_gamma = ext_coef, int_coef, int_gamma
         self.anneal, self.warm_up = anneal, warm_up
         self.first_goal_step: int | None = None
+        self._schedule_steps: int | None = None
         super().__init__(policy, env, _init_setup_model=False, **kwargs)
         if _init_setup_model:
             self._setup_model()
@@ -74,11 +75,23 @@ class RNDPPO(PPO):
             self._warm_up()
         return found
 
+    def learn_until(self, steps: int, total: int, callback=None) -> "RNDPPO":
+        """Go on to `steps` of a training of `total`: schedules and annealing run over `total`, running episodes go on.
+        Calls one after the other make the same model as one call."""
+        self._schedule_steps = total
+        try:
+            return self.learn(steps - self.num_timesteps, callback, reset_num_timesteps=self._last_obs is None)
+        finally:
+            self._schedule_steps = None
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, self._schedule_steps or total_timesteps)
+
     def _warm_up(self) -> None:
         """Statistics of the bonus' inputs and returns under random actions; the environments go on from there."""
-        seen = []
+        seen, random, space = [], np.random.default_rng(self.seed), self.action_space
         for _ in range(self.warm_up):
-            action = np.stack([self.action_space.sample() for _ in range(self.n_envs)])
+            action = random.uniform(space.low, space.high, (self.n_envs, *space.shape))
             new_obs, _, dones, infos = self.env.step(action)
             seen.append(self._inputs(new_obs, dones, infos))
             self._last_obs, self._last_episode_starts = new_obs, dones

@@ -240,10 +240,11 @@ def test_goals_may_be_anywhere_and_may_move(mode):
     assert np.linalg.norm(env.warehouse.goal[0] - before) == pytest.approx(0.06 if mode == "moving" else 0, abs=1e-6)
 
 
-def test_a_row_of_many_is_an_environment_of_its_own():
-    many = WarehouseVecEnv(3, "SimpleDynamic")
+@pytest.mark.parametrize("randomisation", [False, True])
+def test_a_row_of_many_is_an_environment_of_its_own(randomisation):
+    many = WarehouseVecEnv(3, "SimpleDynamic", randomisation=randomisation)
     many.seed(11)
-    alone = [AGVWarehouse("SimpleDynamic", "kinematic") for _ in range(3)]
+    alone = [AGVWarehouse("SimpleDynamic", "kinematic", randomisation=randomisation) for _ in range(3)]
     seen = many.reset()
     single = [env.reset(seed=11 + i)[0] for i, env in enumerate(alone)]
     assert np.array_equal(seen, np.stack(single))

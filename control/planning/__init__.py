@@ -1,0 +1,1 @@
+"""Planning: drivers that know the map, as references and as teachers."""

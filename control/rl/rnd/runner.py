@@ -1,0 +1,179 @@
+"""`tutelage train` and `test` of a warehouse config: RNDPPO in a work directory, resumable, curves and pictures."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from tqdm import tqdm
+
+from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of
+from common.errors import CheckpointError, ConfigError
+from control.envs.warehouse.measures import Coverage, summary
+from control.rl.rnd import checkpoint
+from control.rl.rnd.ppo import RNDPPO
+from control.rl.rnd.warehouses import EVALUATION_SEED, arena, episodes, warehouses
+
+PPO = dict(n_steps=128, batch_size=512, n_epochs=4, learning_rate=3e-4, gamma=0.995, gae_lambda=0.95, clip_range=0.2,
+           ent_coef=0.003, vf_coef=0.5, max_grad_norm=0.5, stats_window_size=200)  # fmt: skip
+
+
+def build(cfg: Config | dict, seed: int) -> RNDPPO:
+    """The algorithm of a config: `environment` as `warehouses`, `algorithm` as `RNDPPO`, the rest of it as PPO's."""
+    given = dict(cfg["algorithm"])
+    envs = warehouses(seed=seed, **cfg["environment"])
+    widths = list(given.pop("widths", (64, 64)))
+    try:
+        return RNDPPO(envs, extent=max(arena(envs)), seed=seed, device=given.pop("device", "cpu"),
+                      policy_kwargs={"net_arch": widths}, **{**PPO, **given})  # fmt: skip
+    except TypeError as error:
+        raise ConfigError(f"algorithm: {error}") from error
+
+
+class JsonLines(KVWriter):
+    """stable-baselines3's log as JSON lines, beside TensorBoard's."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("a")
+
+    def write(self, key_values: dict, key_excluded: dict, step: int = 0) -> None:
+        row = {key: value.item() if hasattr(value, "item") else value for key, value in key_values.items()}
+        kind = {} if any(key.startswith("evaluation/") for key in row) else {"iter": step}
+        self.file.write(json.dumps({"step": step, **kind, **row}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _Watch(BaseCallback):
+    """Coverage, the bar, evaluations and checkpoints."""
+
+    def __init__(self, runner: "RNDRunner", bar: tqdm):
+        super().__init__()
+        self.runner, self.bar = runner, bar
+
+    def _on_step(self) -> bool:
+        self.runner.coverage.add(np.array([info["pose"][:2] for info in self.locals["infos"]]))
+        hits = [info["is_collision"] for info in self.locals["infos"] if "is_collision" in info]
+        self.runner.collisions = (self.runner.collisions + hits)[-200:]
+        self.bar.update(self.model.n_envs)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        runner, record = self.runner, self.logger.record
+        record("rnd/coverage", runner.coverage.share)
+        record("rollout/collision_rate", float(np.mean(runner.collisions)) if runner.collisions else 0.0)
+        wins = self.model.ep_success_buffer
+        self.bar.set_postfix(success=f"{np.mean(wins):.2f}" if wins else "-", coverage=f"{runner.coverage.share:.2f}")
+
+
+@RUNNERS.register_module()
+class RNDRunner:
+    """Args: cfg with environment, algorithm, total_steps, checkpoint_every (steps), evaluation (episodes, environment's
+    overrides), work_dir, randomness.seed; load_from and resume as `tutelage train` sets them."""
+
+    def __init__(self, cfg: Config):
+        self.cfg, self.work_dir = cfg, cfg.work_dir
+        self.seed = int(cfg.randomness["seed"])
+        self.logger = logging.getLogger("tutelage.rnd")
+        self.logger.setLevel(logging.INFO)
+        self.model = build(cfg, self.seed)
+        self.coverage = Coverage(arena(self.model.env))
+        self.collisions: list[bool] = []
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> "RNDRunner":
+        return cls(cfg)
+
+    def train(self) -> RNDPPO:
+        """To total_steps, from the newest whole checkpoint where the config says resume."""
+        cfg, model = self.cfg, self.model
+        total = int(cfg.total_steps)
+        if cfg.get("load_from") or cfg.get("resume"):
+            self._load(cfg.get("load_from"), bool(cfg.get("resume")))
+        folder = Path(self.work_dir) / time.strftime("%Y%m%d_%H%M%S") / "vis_data"
+        model.set_logger(
+            Logger(str(folder), [JsonLines(folder / "scalars.json"), TensorBoardOutputFormat(str(folder))])
+        )
+        cfg.dump(str(Path(self.work_dir) / (Path(cfg.filename).name if cfg.filename else "config.py")))
+        bar = tqdm(total=total, initial=model.num_timesteps, unit="step", desc=Path(self.work_dir).name,
+                   dynamic_ncols=True)  # fmt: skip
+        every = int(cfg.get("checkpoint_every", total))
+        while model.num_timesteps < total:
+            goal = min(total, (model.num_timesteps // every + 1) * every)
+            model.learn_until(goal, total, _Watch(self, bar))
+            self.save()
+        bar.close()
+        self._evaluate_and_log()
+        return model
+
+    def save(self) -> Path:
+        """checkpoint of now; the newest two are kept."""
+        path = Path(self.work_dir) / f"iter_{self.model.num_timesteps}.pth"
+        extra = {"visits": torch.from_numpy(self.coverage.visits.copy()), "collisions": list(self.collisions)}
+        checkpoint.save(self.model, path, extra)
+        for old in checkpoints_of(self.work_dir)[2:]:
+            old.unlink()
+        return path
+
+    def _load(self, path: str | None, resume: bool) -> None:
+        """A checkpoint, by default the work directory's newest whole one."""
+        for candidate in [path] if path else checkpoints_of(self.work_dir):
+            try:
+                extra = checkpoint.load(self.model, candidate, resume)
+                break
+            except CorruptCheckpointError as error:
+                if path:
+                    raise
+                self.logger.warning(f"{error}; trying the one before")
+        else:
+            raise CheckpointError(f"{self.work_dir}: no whole checkpoint to resume from")
+        if resume:
+            self.coverage.visits = extra["visits"].numpy().copy()
+            self.collisions = list(extra["collisions"])
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """(N, 2): the policy's mean."""
+        return self.model.predict(observation, deterministic=True)[0]
+
+    def evaluate(self, progress: bool = False, ways: list | None = None) -> list[dict]:
+        """Episodes of the mean policy on seeds that no training sees."""
+        settings = dict(self.cfg.get("evaluation") or {})
+        given = {**self.cfg.environment, **dict(settings.get("environment") or {})}
+        given.pop("count", None)
+        return episodes(self.act, int(settings.get("episodes", 100)), EVALUATION_SEED, progress=progress, ways=ways,
+                        **given)  # fmt: skip
+
+    def test(self) -> dict[str, float]:
+        """Success, collisions, SPL, .. of a checkpoint (`load_from`), with Wilson intervals; and pictures."""
+        from control.rl.rnd.pictures import draw_run
+
+        checkpoint.load(self.model, self.cfg.load_from, resume=False)
+        ways: list[np.ndarray] = []
+        found = self.evaluate(progress=True, ways=ways)
+        folder = Path(self.work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "episodes.json").write_text(json.dumps(found) + "\n")
+        draw_run(self, ways, folder)
+        return summary(found)
+
+    def _evaluate_and_log(self) -> None:
+        found = summary(self.evaluate())
+        for key, value in found.items():
+            self.model.logger.record(f"evaluation/{key}", value)
+        self.model.logger.dump(self.model.num_timesteps)
+        path = Path(self.work_dir) / "evaluation.json"
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        self.logger.info(f"success {found['success']:.3f} [{found['success_low']:.3f}, {found['success_high']:.3f}], "
+                         f"SPL {found['spl']:.3f}: {path}")  # fmt: skip
+
+    def stop_workers(self) -> None:
+        self.model.env.close()

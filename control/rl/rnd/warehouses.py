@@ -1,0 +1,89 @@
+"""The environments that a training steps together, what it keeps of them, and episodes of a policy in unseen ones."""
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+from tqdm import tqdm
+
+from common.errors import ConfigError
+from control.envs.warehouse.env import BACKENDS, AGVWarehouse, WarehouseVecEnv
+
+EVALUATION_SEED = 1_000_000  # first seed of the episodes that no training sees
+
+
+def warehouses(count: int, backend: str = "kinematic", seed: int = 0, **kwargs) -> VecMonitor:
+    """`count` warehouses with extrinsic returns in their logs; kwargs as `AGVWarehouse`."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend={backend!r}: choose one of {', '.join(BACKENDS)}")
+    if backend == "kinematic":
+        envs: VecEnv = WarehouseVecEnv(count, **kwargs)
+    else:
+        envs = DummyVecEnv([lambda: AGVWarehouse(backend=backend, **kwargs)] * count)
+    envs.seed(seed)
+    return VecMonitor(envs)
+
+
+def arena(envs: VecEnv) -> tuple[float, float]:
+    """Width and height (m) that hold every arena: of a layout, or the most that a random one may have."""
+    from control.envs.warehouse.layout import Layout
+
+    layouts = _holders(envs)[0].layouts
+    return layouts.size if isinstance(layouts, Layout) else (16.0, 16.0)
+
+
+def _holders(envs: VecEnv) -> list:
+    """What holds the warehouses: one vector environment, or every single one."""
+    inner = envs.unwrapped
+    return [inner] if isinstance(inner, WarehouseVecEnv) else [env.unwrapped for env in inner.envs]
+
+
+def state_of(envs: VecMonitor) -> dict:
+    """All of the running episodes."""
+    return {
+        "warehouses": [holder.warehouse.state() for holder in _holders(envs)],
+        "returns": envs.episode_returns.copy(),
+        "lengths": envs.episode_lengths.copy(),
+    }
+
+
+def load_state(envs: VecMonitor, state: dict) -> None:
+    """Go on where `state_of` stood, bit for bit. Raises ConfigError for another number of environments."""
+    holders = _holders(envs)
+    if len(holders) != len(state["warehouses"]) or len(state["returns"]) != envs.num_envs:
+        raise ConfigError(f"the checkpoint is of {len(state['returns'])} environments, the config has {envs.num_envs}")
+    envs.reset()
+    for holder, one in zip(holders, state["warehouses"], strict=True):
+        holder.warehouse.load_state(one)
+        if isinstance(holder, AGVWarehouse):
+            # gymnasium's generator is the episode's: the next reset draws from where it stands
+            holder._np_random = holder.warehouse.random[0]
+        else:
+            holder._random = list(holder.warehouse.random)
+    envs.episode_returns, envs.episode_lengths = np.array(state["returns"]), np.array(state["lengths"])
+
+
+def episodes(act, count: int, seed: int = EVALUATION_SEED, backend: str = "kinematic", progress: bool = False,
+             ways: list | None = None, **kwargs) -> list[dict]:  # fmt: skip
+    """The measures of `count` episodes, in the order of their seeds; all at once, so that a policy acts in batches.
+
+    act: observations (N, O) -> actions (N, 2). ways: filled with every episode's way (K, 2), m. kwargs as
+    `AGVWarehouse`.
+    """
+    envs = warehouses(count, backend, seed, **kwargs)
+    seen = envs.reset()
+    found: list[dict | None] = [None] * count
+    tracks = [[holder.warehouse.pose_of(row)[:2]] for holder in _holders(envs)
+              for row in range(len(holder.warehouse.layout))]  # fmt: skip
+    bar = tqdm(total=count, unit="episode", disable=not progress, dynamic_ncols=True)
+    while any(one is None for one in found):
+        seen, _, dones, infos = envs.step(np.clip(act(seen), -1, 1))
+        for row, info in enumerate(infos):
+            if found[row] is None:
+                tracks[row].append(info["pose"][:2])
+                if dones[row]:
+                    left_out = ("terminal_observation", "TimeLimit.truncated", "episode", "success", "pose")
+                    found[row] = {key: value for key, value in info.items() if key not in left_out}
+                    bar.update()
+    bar.close()
+    if ways is not None:
+        ways += [np.array(track) for track in tracks]
+    return found

@@ -1,0 +1,107 @@
+"""`tutelage train` and `test` of a warehouse config: work directory, resume to the same curve, refusals, learning."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import cli
+from common.engine.config import load_config
+from common.engine.test import test as evaluate
+from common.engine.train import train
+from common.engine.workdir import read_metrics
+from common.errors import CheckpointError, ConfigError
+from control.rl.rnd.warehouses import EVALUATION_SEED, arena, episodes, warehouses
+
+CONFIG = "configs/control/agv/rnd_simple.py"
+
+
+def config(work_dir: Path, backend: str = "kinematic", **options):
+    small = {
+        "environment.count": 4, "environment.backend": backend, "total_steps": 256, "checkpoint_every": 128,
+        "algorithm.n_steps": 16, "algorithm.batch_size": 32, "algorithm.warm_up": 3, "evaluation.episodes": 3,
+    }  # fmt: skip
+    cfg = load_config(CONFIG, {**small, **options})
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, weights_only=True)["state"]["policy"]
+
+
+@pytest.mark.parametrize("backend", ["kinematic", "mujoco"])
+def test_a_killed_training_resumes_to_the_same_weights_and_curve(tmp_path, backend):
+    options = {"environment.layout": "SimpleDynamic", "environment.randomisation": True}
+    whole = train(config(tmp_path / "whole", backend, **options))
+    train(config(tmp_path / "killed", backend, **options))
+    (tmp_path / "killed" / "iter_256.pth").unlink()
+    train(config(tmp_path / "killed", backend, **options), resume=True)
+    one, other = (weights(tmp_path / name / "iter_256.pth") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert whole.coverage.visits.sum() == 256
+    curve = [row["rnd/coverage"] for row in read_metrics(tmp_path / "killed")]
+    assert curve == [row["rnd/coverage"] for row in read_metrics(tmp_path / "whole")]
+
+
+def test_a_checkpoint_is_tested_with_intervals_and_pictures(tmp_path, capsys):
+    train(config(tmp_path / "run"))
+    found = evaluate(config(tmp_path / "run"), tmp_path / "run" / "iter_256.pth", tmp_path / "out")
+    assert found["success"] + found["collision"] + found["timeout"] == pytest.approx(1)
+    assert {"ways.png", "bonus.png", "episodes.json", "metrics.json"} <= {
+        one.name for one in (tmp_path / "out").iterdir()
+    }
+    assert len(json.loads((tmp_path / "out" / "episodes.json").read_text())) == 3
+    logged = set().union(*(row.keys() for row in read_metrics(tmp_path / "run")))
+    assert {"rnd/bonus_raw_mean", "rnd/return_std", "rnd/input_clip_fraction", "train/adv_ratio", "rnd/first_goal_step",
+            "rollout/collision_rate", "train/explained_variance_int"} <= logged  # fmt: skip
+
+
+def test_a_checkpoint_of_other_observations_is_refused(tmp_path):
+    train(config(tmp_path / "run"))
+    blind = config(tmp_path / "blind", **{"environment.observe_pose": False})
+    with pytest.raises(CheckpointError, match="observations have 47 numbers"):
+        evaluate(blind, tmp_path / "run" / "iter_256.pth", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="trained with"):
+        train(config(tmp_path / "run", **{"algorithm.features": "raw"}), resume=str(tmp_path / "run" / "iter_256.pth"))
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
+    train(config(tmp_path / "run"))
+    newest = tmp_path / "run" / "iter_256.pth"
+    kept = weights(newest)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(config(tmp_path / "run"), resume=True)
+    again = weights(newest)
+    assert all(torch.equal(kept[key], again[key]) for key in kept)
+
+
+def test_errors_name_the_key(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="features='pixels'"):
+        train(config(tmp_path, **{"algorithm.features": "pixels"}))
+    with pytest.raises(ConfigError, match="Simpel"):
+        train(config(tmp_path, **{"environment.layout": "Simpel"}))
+    assert cli.main(["train", CONFIG, "--work-dir", str(tmp_path), "--cfg-options", "algorithm.speed=3"]) == 1
+    assert "speed" in capsys.readouterr().err
+
+
+def test_evaluation_episodes_do_not_depend_on_their_number():
+    def act(observation):
+        return np.stack([np.full(len(observation), 0.5), 0.3 * observation[:, 38]], -1)
+
+    few, many = (episodes(act, count, layout="SimpleDynamic") for count in (2, 5))
+    assert [one["path_length"] for one in few] == [one["path_length"] for one in many[:2]]
+    assert EVALUATION_SEED > 100_000 and arena(warehouses(1, layout="Complex")) == (12.0, 12.0)
+
+
+@pytest.mark.timeout(240)
+def test_with_the_bonus_the_simple_warehouse_is_learnt_on_the_twin(tmp_path):
+    """Gate G1 in small: 200k steps of the twin, two seeds."""
+    for seed in (0, 1):
+        cfg = load_config(CONFIG, {"environment.backend": "kinematic", "total_steps": 196_608, "randomness.seed": seed})
+        cfg.work_dir = str(tmp_path / str(seed))
+        train(cfg)
+        rows = [row["rollout/success_rate"] for row in read_metrics(cfg.work_dir) if "rollout/success_rate" in row]
+        assert rows[-1] >= 0.7, (seed, rows[-1])
