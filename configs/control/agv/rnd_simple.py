@@ -10,7 +10,7 @@ environment = dict(count=32, backend="mujoco", layout="Simple", movers=0, pool=(
 algorithm = dict(features="fourier", bonus="rnd", bonus_kwargs=dict(), ext_coef=2.0, int_coef=1.0, int_gamma=0.99,
                  anneal=0.0, warm_up=200, widths=(64, 64), n_steps=128, batch_size=512, n_epochs=4,
                  learning_rate=3e-4, gamma=0.995, ent_coef=0.003)  # fmt: skip
-total_steps = 250_000
+total_steps = 249_856  # 61 rollouts
 checkpoint_every = 65_536
 evaluation = dict(episodes=100, environment=dict())
 load_from = None
