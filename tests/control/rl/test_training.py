@@ -97,11 +97,11 @@ def test_evaluation_episodes_do_not_depend_on_their_number():
 
 
 @pytest.mark.timeout(240)
-def test_with_the_bonus_the_simple_warehouse_is_learnt_on_the_twin(tmp_path):
-    """Gate G1 in small: 200k steps of the twin, two seeds."""
-    for seed in (0, 1):
-        cfg = load_config(CONFIG, {"environment.backend": "kinematic", "total_steps": 196_608, "randomness.seed": seed})
-        cfg.work_dir = str(tmp_path / str(seed))
-        train(cfg)
-        rows = [row["rollout/success_rate"] for row in read_metrics(cfg.work_dir) if "rollout/success_rate" in row]
-        assert rows[-1] >= 0.7, (seed, rows[-1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_with_the_bonus_the_simple_warehouse_is_learnt_on_the_twin(tmp_path, seed):
+    """Gate G1 in small: 200k steps of the twin."""
+    cfg = load_config(CONFIG, {"environment.backend": "kinematic", "total_steps": 196_608, "randomness.seed": seed})
+    cfg.work_dir = str(tmp_path)
+    train(cfg)
+    rows = [row["rollout/success_rate"] for row in read_metrics(tmp_path) if "rollout/success_rate" in row]
+    assert rows[-1] >= 0.7
