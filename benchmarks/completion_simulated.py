@@ -131,6 +131,14 @@ def completer(row: Row, profile, job: Job | None):
     return lambda scan, seed: model.complete(scan, seed, row.steps, row.sampler, row.guidance)
 
 
+def keep(path: Path, value: dict) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(value) + "\n")
+    beside.rename(path)
+
+
 def measured(row: Row, job: Job | None, seed: int, args, first: int, count: int) -> tuple[str, int, dict]:
     """(name, seed, what `evaluate` returns) over towns first, first + 1, ..; kept under all that decides it."""
     torch.set_num_threads(1)
@@ -142,10 +150,7 @@ def measured(row: Row, job: Job | None, seed: int, args, first: int, count: int)
         profile = profile_of(args.profile)
         scenes = TownScenes(str(args.towns), profile, train=False, count=first + count, dense=DENSE)
         found = evaluate(completer(row, profile, job), (scenes[i] for i in range(first, first + count)), profile.radius)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        beside.write_text(json.dumps({"of": key, **found}) + "\n")
-        beside.rename(path)
+        keep(path, {"of": key, **found})
     return row.name, seed, json.loads(path.read_text())
 
 
@@ -257,10 +262,7 @@ def measure_seeds(args, seeds: list[int], guidance: float | None, choice: str) -
             "rows": {name: rounded(one) for name, (one,) in found.items()},
         }  # fmt: skip
         path = record_path(args, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        beside.write_text(json.dumps(record) + "\n")
-        beside.rename(path)
+        keep(path, record)
         print(f"seed {seed} measured: {path}")
 
 

@@ -1,7 +1,5 @@
 """Drivers that know the whole warehouse: pure pursuit of the shortest way, and a dynamic window for what moves."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from control.envs.warehouse.geodesic import Geodesic
@@ -126,9 +124,6 @@ def command_to_action(warehouse: Warehouse, speed: float, yaw: float) -> np.ndar
     """(2,) in [-1, 1] of a speed (m/s) and a yaw rate (rad/s)."""
     low, high = SPEEDS[warehouse.options.speed]
     return np.array([2 * (speed - low) / (high - low) - 1, yaw / YAW_RATE]).clip(-1, 1)
-
-
-DRIVERS: dict[str, Callable] = {"pure_pursuit": PurePursuit, "dynamic_window": DynamicWindow}
 
 
 def drive(driver, env, seed: int | None = None, options: dict | None = None) -> tuple[dict, np.ndarray]:

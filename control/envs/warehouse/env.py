@@ -20,7 +20,6 @@ from control.envs.warehouse.pictures import draw
 from control.envs.warehouse.task import Warehouse, check_actions
 
 BACKENDS = {"mujoco": MujocoWorld, "kinematic": KinematicWorld}
-HELD_OUT = 1_000_000  # first seed of the random layouts that no training sees
 
 cached_random_layout = lru_cache(maxsize=4096)(random_layout)
 

@@ -102,3 +102,14 @@ def _meet(begin: np.ndarray, along: np.ndarray, boxes: np.ndarray) -> np.ndarray
         enter = np.maximum(enter, np.where(still, -np.inf, np.where(beside, np.inf, np.minimum(first, second))))
         leave = np.minimum(leave, np.where(still, np.inf, np.where(beside, -np.inf, np.maximum(first, second))))
     return enter <= leave
+
+
+def with_row(rows: np.ndarray, row: int, new: np.ndarray, filler: np.ndarray | float) -> np.ndarray:
+    """rows (N, K, d) with `new` (k, d) in place of a row; grown and filled with `filler` where k and K differ."""
+    if len(new) > rows.shape[1]:
+        grown = np.broadcast_to(filler, (len(rows), len(new), rows.shape[2])).copy()
+        grown[:, : rows.shape[1]] = rows
+        rows = grown
+    rows[row] = filler
+    rows[row, : len(new)] = new
+    return rows

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from control.envs.warehouse.geometry import FAR, boxes_to_points, cast_rays
-from control.envs.warehouse.layout import Layout, movers_at, pad_boxes
+from control.envs.warehouse.geometry import FAR, boxes_to_points, cast_rays, with_row
+from control.envs.warehouse.layout import Layout, discs_at, movers_at
 from control.envs.warehouse.levels import CONTROL_PERIOD
 from control.envs.warehouse.world import MASS, RAY_RANGE, SLIP_GAIN, SPEED_GAIN, SUBSTEP, YAW_GAIN, directions
 
@@ -32,10 +32,7 @@ class KinematicWorld:
 
     def place(self, row: int, layout: Layout, pose: np.ndarray, radius: float) -> None:
         self.pose[row], self.velocity[row], self.radius[row] = pose, 0.0, radius
-        obstacles = layout.obstacles
-        if len(obstacles) > self.boxes.shape[1]:
-            self.boxes = np.stack([pad_boxes(boxes, len(obstacles)) for boxes in self.boxes])
-        self.boxes[row] = pad_boxes(obstacles, self.boxes.shape[1])
+        self.boxes = with_row(self.boxes, row, layout.obstacles, FAR)
 
     def advance(self, command: np.ndarray, movers: np.ndarray, time: np.ndarray) -> np.ndarray:
         touched = np.zeros(len(self.pose), bool)
@@ -81,6 +78,5 @@ class KinematicWorld:
         self.pose[:], self.velocity = state["pose"], np.array(state["velocity"])
 
     def rays(self, movers: np.ndarray, time: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        pose, movers = self.pose[rows], movers[rows]
-        discs = np.concatenate([movers_at(movers, time[rows]), movers[..., 6:7]], -1)
+        pose, discs = self.pose[rows], discs_at(movers[rows], time[rows])
         return cast_rays(pose[:, :2], directions(pose[:, 2]), self.boxes[rows], discs, RAY_RANGE)

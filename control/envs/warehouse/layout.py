@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from control.envs.warehouse.geometry import FAR, boxes_to_points
+from control.envs.warehouse.geometry import boxes_to_points
 
 HULL_RADIUS = 0.25  # m, of the AGV
 GOAL_RADIUS = 0.5  # m
@@ -183,16 +183,13 @@ def movers_at(movers: np.ndarray, time: np.ndarray) -> np.ndarray:
     return begin + share[..., None] * (end - begin)
 
 
+def discs_at(movers: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """(N, M, 3) x, y, radius of movers (N, M, 7) at `time` (N,)."""
+    return np.concatenate([movers_at(movers, time), movers[..., 6:]], -1)
+
+
 def mover_rows(layout: Layout, phases: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """(M, 7) for `movers_at`; phases (M,); scale of the speeds. A moving goal is no mover."""
     rows = [(*one.begin, *one.end, one.speed * scale, phase, one.radius)
             for one, phase in zip(layout.movers, phases, strict=True)]  # fmt: skip
     return np.array(rows, np.float64).reshape(-1, 7)
-
-
-def pad_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
-    """(count, 4): `boxes` and boxes far away."""
-    filled = np.full((count, 4), FAR)
-    filled[:, 2:] += 1.0
-    filled[: len(boxes)] = boxes
-    return filled

@@ -91,7 +91,6 @@ class MujocoWorld:
         if model is not self.model:
             self.model, self.data = model, mujoco.MjData(model)
             self._vehicle = model.body("agv").id
-            self._goal = model.body("goal").mocapid[0]
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = pose
         mujoco.mj_forward(self.model, self.data)
@@ -142,8 +141,3 @@ class MujocoWorld:
                            self._range, None, RAYS, RAY_RANGE)  # fmt: skip
         # a miss is -1; the cutoff only spares work: what stands beyond it may be reported
         return np.where(self._range < 0, RAY_RANGE, np.minimum(self._range, RAY_RANGE))[None]
-
-    def show(self, goal: np.ndarray) -> None:
-        """Put the goal's disc (2,) where it is, for a picture."""
-        self.data.mocap_pos[self._goal, :2] = goal
-        mujoco.mj_kinematics(self.model, self.data)

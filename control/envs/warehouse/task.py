@@ -10,12 +10,13 @@ import numpy as np
 from common.errors import ConfigError
 from control.envs.warehouse import measures
 from control.envs.warehouse.geodesic import Geodesic
-from control.envs.warehouse.geometry import FAR, clearance, segments_blocked
+from control.envs.warehouse.geometry import FAR, clearance, segments_blocked, with_row
 from control.envs.warehouse.layout import (
     GOAL_RADIUS,
     HULL_RADIUS,
     Layout,
     LayoutError,
+    discs_at,
     mover_rows,
     movers_at,
 )
@@ -41,7 +42,7 @@ def ways_to(layout: Layout, goal: tuple[float, float]) -> Geodesic:
 class Warehouse:
     """State of N episodes. Arrays have the rows of the N vehicles.
 
-    Args: world; layouts: () -> Layout given a seed, or one Layout; options; count N; max_steps: control steps of an
+    Args: world; layouts: seed -> Layout, or one Layout; options; count N; max_steps: control steps of an
         episode, by default the layout's.
     """
 
@@ -92,7 +93,7 @@ class Warehouse:
         self.radius[row] = HULL_RADIUS * (1 + draw.radius * (int(random.integers(5)) - 2) / 2)
         self._place_goal(row, layout, random, goal)
         self._place_movers(row, layout, random)
-        self.boxes = _with_row(self.boxes, row, layout.obstacles, FAR)
+        self.boxes = with_row(self.boxes, row, layout.obstacles, FAR)
         self.world.place(row, layout, pose, float(self.radius[row]))
         self.start[row] = pose[:2]
         for array in (self.previous, self.pending, self.steps, self.path, self.turning, self.contacts):
@@ -119,7 +120,7 @@ class Warehouse:
         phases = random.uniform(0, 2, count)
         rows = mover_rows(layout, phases, scale)
         far = np.array([FAR, FAR, FAR + 1, FAR, 0.0, 0.0, 0.25])
-        self.movers = _with_row(self.movers, row, rows, far)
+        self.movers = with_row(self.movers, row, rows, far)
 
     @property
     def time(self) -> np.ndarray:
@@ -154,8 +155,7 @@ class Warehouse:
         self.path += np.hypot(*(here - before).T)
         self.turning += np.abs(action[:, 1] - self.previous[:, 1]) * YAW_RATE
         self.previous = action.copy()
-        movers = self.movers
-        discs = np.concatenate([movers_at(movers, self.time), movers[..., 6:]], -1) if movers.shape[1] else movers
+        discs = discs_at(self.movers, self.time)
         self.nearest = np.minimum(self.nearest, clearance(here, self.boxes, discs) - self.radius)
         self.contacts += touched
         reached = np.hypot(*(here - self.goal).T) < GOAL_RADIUS
@@ -245,7 +245,7 @@ class Warehouse:
         known = {text: Layout.from_json(text) for text in set(state["layouts"])}
         for row, (layout, random) in enumerate(zip(state["layouts"], state["random"], strict=True)):
             self.layout[row] = known[layout]
-            self.boxes = _with_row(self.boxes, row, self.layout[row].obstacles, FAR)
+            self.boxes = with_row(self.boxes, row, self.layout[row].obstacles, FAR)
             self.world.place(row, self.layout[row], np.zeros(3), float(self.radius[row]))
             self.random[row] = np.random.Generator(np.random.PCG64())
             self.random[row].bit_generator.state = json.loads(random)
@@ -290,22 +290,6 @@ def _free_place(layout: Layout, random: np.random.Generator) -> tuple[float, flo
                 ways_to(layout, goal)
                 return goal
     raise ConfigError(f"layout {layout.name!r}: no free place for the goal in 1,000 draws")
-
-
-def _with_row(rows: np.ndarray, row: int, new: np.ndarray, filler) -> np.ndarray:
-    """rows (N, K, d) with `new` (k, d) in place of a row, grown and filled where k > K."""
-    if len(new) > rows.shape[1]:
-        grown = np.broadcast_to(filler, (len(rows), len(new), rows.shape[2])).copy()
-        grown[:, : rows.shape[1]] = rows
-        rows = grown
-    rows[row] = filler
-    rows[row, : len(new)] = new
-    return rows
-
-
-def seeds_in(first: int, count: int) -> Callable[[int], int]:
-    """Layout seeds first .. first + count - 1, whatever number is drawn."""
-    return lambda drawn: first + drawn % count
 
 
 def check_actions(action: np.ndarray | Sequence, shape: tuple[int, ...]) -> np.ndarray:

@@ -21,8 +21,7 @@ def save(model: RNDPPO, path: str | os.PathLike, extra: dict | None = None) -> P
     path = Path(path)
     modules, _ = model._get_torch_save_params()
     state = {
-        "layout": {"observed": model.observation_space.shape[0], "features": model.feature_kind,
-                   "bonus": model.bonus_kind, "extent": float(model.extent)},
+        "layout": _inputs_of(model),
         "state": {name: _of(model, name).state_dict() for name in modules},
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "random": {"torch": torch.get_rng_state(), "numpy": _numpy_state()},
@@ -46,8 +45,7 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True) -> dict:
     state = load_checkpoint(path)
     if not isinstance(state, dict) or "layout" not in state or "policy" not in state.get("state", {}):
         raise CheckpointError(f"{path}: no checkpoint of a warehouse training")
-    mine = {"observed": model.observation_space.shape[0], "features": model.feature_kind, "bonus": model.bonus_kind,
-            "extent": float(model.extent)}  # fmt: skip
+    mine = _inputs_of(model)
     if state["layout"]["observed"] != mine["observed"]:
         raise CheckpointError(f"{path}: its observations have {state['layout']['observed']} numbers, the config's "
                               f"environments give {mine['observed']}: set observe_pose as in its training")  # fmt: skip
@@ -71,6 +69,12 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True) -> dict:
     model.ep_info_buffer = deque(state["episodes"]["info"], maxlen=window)
     model.ep_success_buffer = deque(state["episodes"]["success"], maxlen=window)
     return state["extra"]
+
+
+def _inputs_of(model: RNDPPO) -> dict:
+    """What a checkpoint's networks see."""
+    return {"observed": model.observation_space.shape[0], "features": model.feature_kind, "bonus": model.bonus_kind,
+            "extent": float(model.extent)}  # fmt: skip
 
 
 def _mapped(tree, change):

@@ -22,6 +22,16 @@ def fourier(position: np.ndarray, extent: float) -> np.ndarray:
     return waves.reshape(*scaled.shape[:-1], -1)
 
 
+def reached(observation: np.ndarray, dones: np.ndarray, infos: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """(N, O) observations and (N, 3) poses that a step of auto-resetting environments reached: at an episode's end the
+    terminal ones, not the next episode's first."""
+    if dones.any():
+        observation = observation.copy()
+        for row in np.flatnonzero(dones):
+            observation[row] = infos[row]["terminal_observation"]
+    return observation, np.array([info["pose"] for info in infos])
+
+
 class Features:
     """(N, width) float32 of observations and poses.
 

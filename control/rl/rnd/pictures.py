@@ -1,4 +1,4 @@
-"""What a run looks like from above: ways, visits, the bonus over the floor; and its curves. All PNG."""
+"""What a run looks like from above: ways, and the bonus over the floor. All PNG."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import matplotlib
 import numpy as np
 import torch
 
-from common.engine.workdir import read_metrics
 from control.envs.warehouse.layout import Layout
 from control.envs.warehouse.pictures import draw_paths
 from control.pictures import save_png
+from control.rl.rnd.warehouses import arena, layout_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -45,11 +45,8 @@ def draw_map(values: np.ndarray, layout: Layout | None, size: tuple[float, float
 
 
 def draw_run(runner, ways: list[np.ndarray], folder: Path) -> list[Path]:
-    """Ways of an evaluation, and where its config has one layout the bonus and the visits over it."""
-    from control.rl.rnd.warehouses import _holders, arena
-
-    layouts = _holders(runner.model.env)[0].layouts
-    layout, size = (layouts if isinstance(layouts, Layout) else None), arena(runner.model.env)
+    """The bonus over the floor, and where the config has one layout the ways of an evaluation through it."""
+    layout, size = layout_of(runner.model.env), arena(runner.model.env)
     made = []
     if layout:
         goal = np.array(layout.goal)
@@ -57,20 +54,3 @@ def draw_run(runner, ways: list[np.ndarray], folder: Path) -> list[Path]:
         made.append(save_png(draw_paths(layout, ways[:30], colours[:30]), folder / "ways.png"))
     made.append(draw_map(bonus_map(runner.model, size), layout, size, "bonus", folder / "bonus.png"))
     return made
-
-
-def draw_curves(runs: dict[str, list[str | Path]], path: Path, keys=("rollout/success_rate", "rnd/coverage")) -> Path:
-    """Curves of work directories by name: the mean over a name's runs and the band between its worst and best."""
-    figure, all_axes = plt.subplots(1, len(keys), figsize=(4.6 * len(keys), 3.4), layout="constrained", squeeze=False)
-    for axes, key in zip(all_axes[0], keys, strict=True):
-        for name, folders in runs.items():
-            curves = [[(row["step"], row[key]) for row in read_metrics(folder) if key in row] for folder in folders]
-            grid = np.linspace(0, min(curve[-1][0] for curve in curves), 100)
-            values = np.array([np.interp(grid, *zip(*curve, strict=True)) for curve in curves])
-            axes.plot(grid / 1000, values.mean(0), label=name)
-            axes.fill_between(grid / 1000, values.min(0), values.max(0), alpha=0.15)
-        axes.set(xlabel="steps, thousands", ylabel=key.split("/")[-1].replace("_", " "), ylim=(-0.02, 1.02))
-    all_axes[0][0].legend(frameon=False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path

@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from common.errors import ConfigError
 from control.rl.rnd.bonus import build_bonus
 from control.rl.rnd.buffer import TwoStreamRolloutBuffer
-from control.rl.rnd.features import Features
+from control.rl.rnd.features import Features, reached
 from control.rl.rnd.policy import TwoHeadPolicy
 from control.rl.rnd.statistics import ReturnScale
 
@@ -102,11 +102,7 @@ class RNDPPO(PPO):
 
     def _inputs(self, new_obs: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
         """(N, d) bonus inputs of the states that a step reached."""
-        if dones.any():
-            new_obs = new_obs.copy()
-            for row in np.flatnonzero(dones):
-                new_obs[row] = infos[row]["terminal_observation"]
-        return self.features(new_obs, np.array([info["pose"] for info in infos]))
+        return self.features(*reached(new_obs, dones, infos))
 
     @property
     def int_coef_now(self) -> float:
@@ -217,9 +213,9 @@ class RNDPPO(PPO):
         for key, values in logs.items():
             self.logger.record(key, float(np.mean(values)))
         buffer = self.rollout_buffer
-        returns = (buffer.ext_advantages + buffer.values.reshape(buffer.n_envs, -1).T).flatten()
-        values = buffer.values.reshape(buffer.n_envs, -1).T.flatten()
-        self.logger.record("train/explained_variance_ext", explained_variance(values, returns))
+        values = buffer.values.reshape(buffer.n_envs, -1).T  # the buffer has flattened them environment by environment
+        returns = buffer.ext_advantages + values
+        self.logger.record("train/explained_variance_ext", explained_variance(values.flatten(), returns.flatten()))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

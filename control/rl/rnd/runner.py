@@ -54,7 +54,7 @@ class JsonLines(KVWriter):
 
 
 class _Watch(BaseCallback):
-    """Coverage, the bar, evaluations and checkpoints."""
+    """Coverage, collisions and the bar."""
 
     def __init__(self, runner: "RNDRunner", bar: tqdm):
         super().__init__()

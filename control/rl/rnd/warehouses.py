@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from common.errors import ConfigError
 from control.envs.warehouse.env import BACKENDS, AGVWarehouse, WarehouseVecEnv
+from control.envs.warehouse.layout import Layout
 
 EVALUATION_SEED = 1_000_000  # first seed of the episodes that no training sees
 
@@ -22,12 +23,16 @@ def warehouses(count: int, backend: str = "kinematic", seed: int = 0, **kwargs) 
     return VecMonitor(envs)
 
 
+def layout_of(envs: VecEnv) -> Layout | None:
+    """The layout that all share; None where layouts are drawn."""
+    layouts = _holders(envs)[0].layouts
+    return layouts if isinstance(layouts, Layout) else None
+
+
 def arena(envs: VecEnv) -> tuple[float, float]:
     """Width and height (m) that hold every arena: of a layout, or the most that a random one may have."""
-    from control.envs.warehouse.layout import Layout
-
-    layouts = _holders(envs)[0].layouts
-    return layouts.size if isinstance(layouts, Layout) else (16.0, 16.0)
+    layout = layout_of(envs)
+    return layout.size if layout else (16.0, 16.0)
 
 
 def _holders(envs: VecEnv) -> list:

@@ -5,7 +5,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from control.rl.rnd.bonus import RND
-from control.rl.rnd.features import Features
+from control.rl.rnd.features import Features, reached
 
 
 class RNDRewardWrapper(VecEnvWrapper):
@@ -30,12 +30,7 @@ class RNDRewardWrapper(VecEnvWrapper):
 
     def step_wait(self):
         obs, rewards, dones, infos = self.venv.step_wait()
-        reached = obs
-        if dones.any():
-            reached = obs.copy()
-            for row in np.flatnonzero(dones):
-                reached[row] = infos[row]["terminal_observation"]
-        inputs = self.features(reached, np.array([info["pose"] for info in infos]))
+        inputs = self.features(*reached(obs, dones, infos))
         self._seen.append(inputs)
         bonus = self.bonus.raw(torch.as_tensor(inputs)).numpy()
         if len(self._seen) == self.every:

@@ -124,7 +124,7 @@ def test_a_saved_training_goes_on_with_every_statistic(tmp_path):
 @pytest.mark.parametrize("bonus", ["drnd", "count"])
 def test_the_other_bonuses_train_behind_the_same_protocol(bonus):
     model = RNDPPO(warehouses(), bonus=bonus, warm_up=4, anneal=1.0, **SMALL).learn(128)
-    assert model.logger.name_to_value["rnd/bonus_raw_mean"] > 0 or model.num_timesteps == 128
+    assert model.num_timesteps == 128 and (model.rollout_buffer.int_rewards > 0).any()
     assert model.int_coef_now == pytest.approx(0.0)
 
 
