@@ -37,8 +37,9 @@ def save(model: RNDPPO, path: str | os.PathLike, extra: dict | None = None) -> P
     return path
 
 
-def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True) -> dict:
-    """Load a checkpoint into a model of the same config; resume: with counters, random states and running episodes.
+def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True, modules: tuple[str, ...] = ("policy",)) -> dict:
+    """Load a checkpoint into a model of the same config; resume: all modules, counters, random states and running
+    episodes; else `modules` alone.
 
     Returns `extra`. Raises: FileNotFoundError, CheckpointError that says what differs.
     """
@@ -49,10 +50,9 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True) -> dict:
     if state["layout"]["observed"] != mine["observed"]:
         raise CheckpointError(f"{path}: its observations have {state['layout']['observed']} numbers, the config's "
                               f"environments give {mine['observed']}: set observe_pose as in its training")  # fmt: skip
-    if resume and state["layout"] != mine:
+    if (resume or "bonus" in modules) and state["layout"] != mine:
         raise CheckpointError(f"{path}: trained with {state['layout']}, the config says {mine}")
-    names = state["state"] if resume else ["policy"]
-    for name in names:
+    for name in state["state"] if resume else modules:
         try:
             _of(model, name).load_state_dict(state["state"][name])
         except (RuntimeError, ValueError, KeyError) as error:

@@ -23,7 +23,8 @@ class RNDPPO(PPO):
     Args: env, whose infos hold "pose" (x, y, heading); extent: longest side of the arena, m; features: see `Features`;
         bonus: "rnd", "drnd", "count"; bonus_kwargs; ext_coef; int_coef; int_gamma; anneal: over this last share of the
         training int_coef goes to 0; warm_up: steps of every environment under random actions, for the bonus'
-        statistics, before the first rollout; kwargs as PPO's. int_coef = 0 is stable-baselines3's PPO, bit for bit.
+        input statistics, before the first rollout; kwargs as PPO's. int_coef = 0 is stable-baselines3's PPO, bit for
+        bit.
     Raises: ConfigError.
     """
 
@@ -88,7 +89,8 @@ class RNDPPO(PPO):
         super()._update_current_progress_remaining(num_timesteps, self._schedule_steps or total_timesteps)
 
     def _warm_up(self) -> None:
-        """Statistics of the bonus' inputs and returns under random actions; the environments go on from there."""
+        """Statistics of the bonus' inputs under random actions; the environments go on from there. The scale of its
+        returns takes no part: an untrained predictor's errors would hold the scaled bonus down long after."""
         seen, random, space = [], np.random.default_rng(self.seed), self.action_space
         for _ in range(self.warm_up):
             action = random.uniform(space.low, space.high, (self.n_envs, *space.shape))
@@ -98,7 +100,6 @@ class RNDPPO(PPO):
         if seen:
             inputs = torch.as_tensor(np.stack(seen), device=self.device)
             self.bonus.observe(inputs.flatten(0, 1))
-            self.bonus_scale(self.bonus.raw(inputs))
 
     def _inputs(self, new_obs: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
         """(N, d) bonus inputs of the states that a step reached."""

@@ -156,7 +156,7 @@ class RNDRunner:
         """Success, collisions, SPL, .. of a checkpoint (`load_from`), with Wilson intervals; and pictures."""
         from control.rl.rnd.pictures import draw_run
 
-        checkpoint.load(self.model, self.cfg.load_from, resume=False)
+        checkpoint.load(self.model, self.cfg.load_from, resume=False, modules=("policy", "bonus"))
         ways: list[np.ndarray] = []
         found = self.evaluate(progress=True, ways=ways)
         folder = Path(self.work_dir)

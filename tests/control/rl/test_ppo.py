@@ -67,6 +67,13 @@ def test_the_bonus_alone_trains_the_policy_and_both_heads_move():
         assert not torch.equal(before[name], after[name]), name
 
 
+def test_random_actions_at_the_start_teach_the_inputs_statistics_and_not_the_scale():
+    model = RNDPPO(warehouses(), warm_up=5, **SMALL)
+    model._setup_learn(64, None)
+    assert model.bonus.moments.count == 5 * 4
+    assert model.bonus_scale.moments.count == 0 and not model.bonus_scale.sums.any()
+
+
 def test_the_losses_of_policy_and_predictor_do_not_touch_each_other():
     model = RNDPPO(warehouses(), warm_up=4, **SMALL).learn(64)
     batch = next(model.rollout_buffer.get(32))

@@ -9,6 +9,7 @@ import torch
 
 from common import cli
 from common.engine.config import load_config
+from common.engine.launch import build_runner
 from common.engine.test import test as evaluate
 from common.engine.train import train
 from common.engine.workdir import read_metrics
@@ -54,6 +55,11 @@ def test_a_checkpoint_is_tested_with_intervals_and_pictures(tmp_path, capsys):
         one.name for one in (tmp_path / "out").iterdir()
     }
     assert len(json.loads((tmp_path / "out" / "episodes.json").read_text())) == 3
+    again = config(tmp_path / "again", load_from=str(tmp_path / "run" / "iter_256.pth"))
+    runner = build_runner(again)
+    runner.test()
+    kept = torch.load(tmp_path / "run" / "iter_256.pth", weights_only=True)["state"]["bonus"]
+    assert all(torch.equal(value, kept[key]) for key, value in runner.model.bonus.state_dict().items())
     logged = set().union(*(row.keys() for row in read_metrics(tmp_path / "run")))
     assert {"rnd/bonus_raw_mean", "rnd/return_std", "rnd/input_clip_fraction", "train/adv_ratio", "rnd/first_goal_step",
             "rollout/collision_rate", "train/explained_variance_int"} <= logged  # fmt: skip
