@@ -47,16 +47,17 @@ def rollout(
     observe: tuple[str, ...] = ("state",),
     record=None,
     progress: bool = False,
+    **environment,
 ) -> list[Outcome]:
     """One episode per seed, `parallel` environments at a time, in the order of the seeds.
 
     score: key of `info` whose largest value is kept. record: called as record(seed, step, observation, action, info)
-    for every step. The result does not depend on `parallel`.
+    for every step. environment: as `make`. The result does not depend on `parallel`.
     """
     seeds = [int(seed) for seed in seeds]
     outcomes: list[Outcome] = []
     bar = tqdm(total=len(seeds), desc=task, unit="episode", disable=not progress, dynamic_ncols=True)
-    envs = [make(task, max_steps, observe=observe) for _ in range(min(parallel, len(seeds)))]
+    envs = [make(task, max_steps, observe=observe, **environment) for _ in range(min(parallel, len(seeds)))]
     for begin in range(0, len(seeds), max(1, len(envs))):
         wave = seeds[begin : begin + len(envs)]
         outcomes += _wave(policy, envs[: len(wave)], wave, score, stop_on_success, record, bar)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 BENCHES = {  # schema of the manifest -> module; else the detector's
     "tutelage-policy": "deploy.policy_bench",
+    "tutelage-reactive": "deploy.policy_bench",
     "tutelage-completion": "deploy.completion_bench",
 }
 

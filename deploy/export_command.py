@@ -3,7 +3,8 @@
 import sys
 from importlib import import_module
 
-EXPORTERS = {  # model class -> module; else the detector's
+EXPORTERS = {  # class of the model, or of a runner that has none -> module; else the detector's
+    "RNDRunner": "deploy.reactive_export_command",
     "DiffusionPolicyModel": "deploy.policy_export_command",
     "CompletionModel": "deploy.completion_export_command",
     "CompletionDistillation": "deploy.completion_export_command",
@@ -14,7 +15,8 @@ def exporter(config: str) -> str:
     """Module that exports the config's model."""
     from common.engine.config import load_config
 
-    kind = load_config(config).get("model", {}).get("type", "")
+    loaded = load_config(config)
+    kind = loaded.get("model", {}).get("type") or loaded.get("runner_type", "")
     name = kind if isinstance(kind, str) else kind.__name__
     return EXPORTERS.get(name.rsplit(".", 1)[-1], "deploy.export")
 

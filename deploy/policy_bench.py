@@ -18,13 +18,13 @@ from common.errors import ConfigError
 from deploy.runtime.control_loop import ControlLoop
 from deploy.runtime.deadline import percentiles
 from deploy.runtime.errors import InputError, ManifestError, ProviderError
-from deploy.runtime.policy import StreamingPolicy
 from deploy.runtime.policy_manifest import PolicyManifest
+from deploy.runtime.reactive import ReactiveManifest, open_manifest, open_policy
 
 WARM_UP = 20
 
 
-def drawn_observations(manifest: PolicyManifest, count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def drawn_observations(manifest, count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Observations inside the demonstrations' range (images: any bytes), a random walk of `count` steps."""
     random = np.random.default_rng(seed)
     position = {one.name: random.random(one.shape) for one in manifest.observations}
@@ -38,13 +38,18 @@ def drawn_observations(manifest: PolicyManifest, count: int, seed: int = 0) -> I
         yield step
 
 
-def torch_policy(config: str, checkpoint: str, options: list[str], plan: str):
-    """The same policy in PyTorch: the config's plan that was exported, a checkpoint's averaged weights."""
+def torch_policy(config: str, checkpoint: str, options: list[str], manifest: PolicyManifest | ReactiveManifest):
+    """The same policy in PyTorch: of a diffusion policy the plan that was exported, with averaged weights."""
     from common.engine.config import load_config, parse_options
+
+    if isinstance(manifest, ReactiveManifest):
+        from deploy.reactive_export_command import load_actor
+
+        return load_actor(load_config(config, parse_options(options)), checkpoint)
     from control.policies.evaluation import actor
     from deploy.policy_export_command import load_policy, plans
 
-    loaded = load_config(config, parse_options(options))
+    plan, loaded = manifest.source.get("plan", ""), load_config(config, parse_options(options))
     known = plans(loaded)
     if plan not in known:
         raise ConfigError(f"{config} has the plans {', '.join(known)}; the export holds {plan!r}")
@@ -61,7 +66,7 @@ def measure(
 
     against: a PyTorch policy that has been reset. Returns a dictionary that is JSON as it stands.
     """
-    policy = StreamingPolicy(path, threads=threads, providers=providers)
+    policy = open_policy(path, threads=threads, providers=providers)
     manifest = policy.manifest
     policy.warm_up()
     policy.reset(0)
@@ -140,8 +145,7 @@ def main(argv: list[str] | None = None) -> int:
             import torch
 
             torch.set_num_threads(args.threads)
-            plan = PolicyManifest.load(args.onnx).source.get("plan", "")
-            against = torch_policy(*args.against, args.cfg_options, plan)
+            against = torch_policy(*args.against, args.cfg_options, open_manifest(args.onnx))
         report = measure(args.onnx, steps=args.steps, hz=args.hz, threads=args.threads, against=against,
                          providers=args.providers)  # fmt: skip
     except (InputError, ManifestError, ProviderError) as error:

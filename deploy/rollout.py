@@ -13,18 +13,18 @@ from control.envs import make
 from control.rollout import Outcome, as_records, rollout, summary
 from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
-from deploy.runtime.policy import StreamingPolicy
+from deploy.runtime.reactive import open_manifest, open_policy
 
 
 class RuntimeActor:
-    """One `StreamingPolicy` per environment behind the interface of `control.rollout`."""
+    """One exported policy per environment behind the interface of `control.rollout`."""
 
     def __init__(self, path: Path):
         self.path, self.policies = path, []
 
     def reset(self, seeds=None, mask=None) -> None:
         while len(self.policies) < len(seeds):
-            self.policies.append(StreamingPolicy(self.path))
+            self.policies.append(open_policy(self.path))
         for index, seed in enumerate(seeds):
             if mask is None or mask[index]:
                 self.policies[index].reset(seed)
@@ -37,11 +37,14 @@ class RuntimeActor:
         return actions
 
 
+def environment_of(manifest) -> dict:
+    """What `make` has to be told, so that a task shows what the policy was trained on."""
+    return {"observe": tuple(one.name for one in manifest.observations), **getattr(manifest, "environment", {})}
+
+
 def closed_loop(path: Path, task: str, seeds: list[int], progress: bool = False) -> list[Outcome]:
     """Episodes of an exported policy, in the order of the seeds."""
-    manifest = StreamingPolicy(path).manifest
-    observe = tuple(one.name for one in manifest.observations)
-    return rollout(RuntimeActor(path), task, seeds, observe=observe, progress=progress)
+    return rollout(RuntimeActor(path), task, seeds, progress=progress, **environment_of(open_manifest(path)))
 
 
 def spread(path: Path, task: str, seeds: list[int], pool: Pool) -> list[Outcome]:
@@ -64,10 +67,10 @@ def real_time(
     extrapolated or safe action (`ControlLoop`). Returns the outcome and the loop's summary, with `simulator_ms`, the
     mean time of a step of the simulation: the part of the period that the loop does not have.
     """
-    policy = StreamingPolicy(path)
+    policy = open_policy(path)
     policy.warm_up()
     policy.reset(seed)
-    env = make(task, observe=tuple(one.name for one in policy.manifest.observations))
+    env = make(task, **environment_of(policy.manifest))
     seen, info = env.reset(seed=seed)
     state = {"observation": seen, "success": bool(info["success"]), "steps": 0, "info": info, "over": False}
     state["seconds"] = 0.0

@@ -7,6 +7,7 @@ from importlib import import_module
 import gymnasium as gym
 
 from common.errors import ConfigError
+from control.envs import warehouse
 from control.envs.task import TaskEnv
 
 # Names of metaworld's ALL_V3_ENVIRONMENTS; a test holds the list. Importing metaworld takes seconds, so it stands here.
@@ -66,14 +67,16 @@ def task(name: str) -> Task:
     """A task by its name, with or without `tutelage/`. Raises ConfigError with the nearest names."""
     name = name.removeprefix("tutelage/")
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, 3, 0.4)
+        near = get_close_matches(name, [*TASKS, *warehouse.NAMES], 3, 0.4)
         raise ConfigError(f"no task {name!r}; " + (f"did you mean {', '.join(near)}?" if near else "see TASKS"))
     return TASKS[name]
 
 
 def make(name: str, max_steps: int | None = None, **kwargs) -> gym.Env:
     """A task's environment with its time limit; kwargs as `TaskEnv`: observe, image_hw, points, render_mode,
-    renderer."""
+    renderer; a warehouse's as `AGVWarehouse`."""
+    if name.removeprefix("tutelage/") in warehouse.NAMES:
+        return warehouse.as_task(name.removeprefix("tutelage/"), max_steps, **kwargs)
     found = task(name)
     return gym.wrappers.TimeLimit(found.build(**kwargs), max_steps or found.max_steps)
 

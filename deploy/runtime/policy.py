@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import InputError, ManifestError
-from .policy_manifest import PolicyManifest
+from .policy_manifest import PolicyManifest, check_observation
 from .session import choose_providers
 
 
@@ -133,22 +133,7 @@ class StreamingPolicy:
         """Take the current step's observation into the history. Raises InputError naming what is wrong with it."""
         if self._random is None:
             raise NotResetError("the policy has no episode: call reset(seed) before asking for actions")
-        for one in self.manifest.observations:
-            if one.name not in observation:
-                raise InputError(
-                    f"observation {one.name!r} is missing; wanted {[o.name for o in self.manifest.observations]}"
-                )
-            value = np.asarray(observation[one.name])
-            if not np.can_cast(value.dtype, one.dtype, "same_kind"):
-                raise InputError(
-                    f"observation {one.name!r} is {value.dtype}, wanted {one.dtype}: convert it as the demonstrations "
-                    "were (a float image in [0, 1]: times 255, rounded)"
-                )
-            if value.shape != one.shape or not np.isfinite(value).all():
-                raise InputError(
-                    f"observation {one.name!r} is {value.shape}, finite: {bool(np.isfinite(value).all())}; wanted "
-                    f"{one.shape} {one.dtype}, finite"
-                )
+        check_observation(self.manifest.observations, observation)
         for one in self.manifest.observations:
             held, value = self._history[one.name], observation[one.name]
             if self._seen:

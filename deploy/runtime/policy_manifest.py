@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ManifestError
+import numpy as np
+
+from .errors import InputError, ManifestError
 from .manifest import check_files, read_beside
 
 SCHEMA = "tutelage-policy/1"
@@ -21,6 +23,32 @@ class ObservationSpec:
     dtype: str
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+
+
+def observation_specs(raw: list[dict]) -> tuple[ObservationSpec, ...]:
+    """The manifest's list of observations, read from JSON."""
+    return tuple(
+        ObservationSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
+        for one in raw
+    )
+
+
+def check_observation(specs: tuple[ObservationSpec, ...], observation: dict[str, np.ndarray]) -> None:
+    """Raises InputError naming the observation that is missing, not finite, or of a wrong shape or dtype."""
+    for one in specs:
+        if one.name not in observation:
+            raise InputError(f"observation {one.name!r} is missing; wanted {[o.name for o in specs]}")
+        value = np.asarray(observation[one.name])
+        if not np.can_cast(value.dtype, one.dtype, "same_kind"):
+            raise InputError(
+                f"observation {one.name!r} is {value.dtype}, wanted {one.dtype}: convert it as the demonstrations "
+                "were (a float image in [0, 1]: times 255, rounded)"
+            )
+        if value.shape != one.shape or not np.isfinite(value).all():
+            raise InputError(
+                f"observation {one.name!r} is {value.shape}, finite: {bool(np.isfinite(value).all())}; wanted "
+                f"{one.shape} {one.dtype}, finite"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +102,7 @@ class PolicyManifest:
         path, raw = read_beside(onnx_path, SCHEMA)
         try:
             typed = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
-            typed["observations"] = tuple(
-                ObservationSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
-                for one in raw["observations"]
-            )
+            typed["observations"] = observation_specs(raw["observations"])
             manifest = cls(**typed)
         except (TypeError, KeyError, AttributeError) as error:
             raise ManifestError(

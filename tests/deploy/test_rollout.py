@@ -56,7 +56,7 @@ class Road:
 @pytest.fixture
 def road(monkeypatch):
     road = Road()
-    monkeypatch.setattr(rollout, "StreamingPolicy", Ones)
+    monkeypatch.setattr(rollout, "open_policy", Ones)
     monkeypatch.setattr(rollout, "make", lambda task, observe: road)
     return road
 
