@@ -23,7 +23,7 @@ class Job:
     """One training and its final evaluation.
 
     options override the config; needs: names of the jobs that must be done first; processes: more than one trains
-    data-parallel on this machine, each with the config's batch size.
+    data-parallel on this machine, each with the config's batch size; counter: the config's key for the iterations.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Job:
     seed: int = 0
     needs: tuple[str, ...] = ()
     processes: int = 1
+    counter: str = "iterations"
 
     @property
     def checkpoint(self) -> Path:
@@ -55,7 +56,7 @@ class Job:
 
     def command(self) -> list[str]:
         """The command a user would type."""
-        options = {"iterations": self.iterations, **self.options}
+        options = {self.counter: self.iterations, **self.options}
         pairs = [f"{key}={value}" for key, value in options.items()]
         launch = ["-m", "common.cli", "train"]
         if self.processes > 1:
@@ -195,10 +196,11 @@ def _end_with(parent: int):
 
 
 def _advance(job: Job, bar: tqdm) -> None:
-    rows = [row for row in read_metrics(job.work_dir) if "loss" in row]
-    if rows and rows[-1].get("step", 0) > bar.n:
+    rows = read_metrics(job.work_dir)
+    if rows and rows[-1]["step"] > bar.n:
         bar.update(rows[-1]["step"] - bar.n)
-        bar.set_postfix(loss=f"{rows[-1]['loss']:.2f}")
+        if "loss" in rows[-1]:
+            bar.set_postfix(loss=f"{rows[-1]['loss']:.2f}")
 
 
 def _tail(path: Path, lines: int = 25) -> str:

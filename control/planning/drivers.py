@@ -120,6 +120,9 @@ class DynamicWindow(PurePursuit):
         return np.array(places), np.array(headings)
 
 
+DRIVERS = {"pure_pursuit": PurePursuit, "dynamic_window": DynamicWindow}
+
+
 def command_to_action(warehouse: Warehouse, speed: float, yaw: float) -> np.ndarray:
     """(2,) in [-1, 1] of a speed (m/s) and a yaw rate (rad/s)."""
     low, high = SPEEDS[warehouse.options.speed]

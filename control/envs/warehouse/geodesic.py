@@ -48,6 +48,8 @@ class Geodesic:
         seen = np.flatnonzero(self._taut(start))
         seen = seen[self._visible(start, seen)]
         reach[seen] = np.linalg.norm(self.nodes[seen] - start, axis=1)
+        if np.isfinite(reach[0]):
+            return float(reach[0]), 0  # straight to the goal
         while True:
             through = np.where(self._settled, reach + self._distance, np.inf)
             best = int(through.argmin())

@@ -39,10 +39,11 @@ def gae(rewards: np.ndarray, values: np.ndarray, last: np.ndarray, gamma: float,
 
 
 class TwoStreamRolloutBuffer(RolloutBuffer):
-    """Args: as RolloutBuffer; input_width d of the bonus; int_gamma."""
+    """Args: as RolloutBuffer; input_width d of the bonus; int_gamma; int_episodic: cut the intrinsic stream as well
+    where an episode ends (a variant to compare with)."""
 
-    def __init__(self, *args, input_width: int = 1, int_gamma: float = 0.99, **kwargs):
-        self.input_width, self.int_gamma = input_width, int_gamma
+    def __init__(self, *args, input_width: int = 1, int_gamma: float = 0.99, int_episodic: bool = False, **kwargs):
+        self.input_width, self.int_gamma, self.int_episodic = input_width, int_gamma, int_episodic
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
@@ -57,12 +58,15 @@ class TwoStreamRolloutBuffer(RolloutBuffer):
         self.int_values[self.pos] = int_value.cpu().numpy().flatten()
         self.inputs[self.pos] = inputs
 
-    def mix(self, bonus: np.ndarray, last_int_values: Tensor, ext_coef: float, int_coef: float) -> None:
+    def mix(
+        self, bonus: np.ndarray, last_int_values: Tensor, dones: np.ndarray, ext_coef: float, int_coef: float
+    ) -> None:
         """After `compute_returns_and_advantage`: the intrinsic pass with the scaled bonus (T, N), and the sum of both
-        advantages in `advantages`."""
+        advantages in `advantages`. dones (N,): of the last step."""
         self.int_rewards[:] = bonus
         last = last_int_values.cpu().numpy().flatten()
-        self.int_advantages = gae(self.int_rewards, self.int_values, last, self.int_gamma, self.gae_lambda)
+        ends = np.concatenate([self.episode_starts[1:], dones[None]]) if self.int_episodic else None
+        self.int_advantages = gae(self.int_rewards, self.int_values, last, self.int_gamma, self.gae_lambda, ends)
         self.int_returns = self.int_advantages + self.int_values
         self.ext_advantages = self.advantages
         self.advantages = ext_coef * self.advantages + int_coef * self.int_advantages

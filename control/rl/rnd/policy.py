@@ -1,4 +1,6 @@
-"""stable-baselines3's actor-critic with a second value head for the intrinsic stream."""
+"""stable-baselines3's actor-critic with a second value head for the intrinsic stream, and one that keeps to a clone."""
+
+import copy
 
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -40,3 +42,38 @@ class TwoHeadPolicy(ActorCriticPolicy):
     def predict_values_int(self, obs: Tensor) -> Tensor:
         """Intrinsic value (N, 1)."""
         return self.value_net_int(self._latents(obs)[1])
+
+
+class RelativeEntropyPolicy(TwoHeadPolicy):
+    """Stays near a reference, by default the policy as it was made: where PPO adds ent_coef times the entropy, here it
+    subtracts ent_coef KL(policy || reference), over observations and actions without bounds."""
+
+    def _build(self, lr_schedule) -> None:
+        super()._build(lr_schedule)
+        self.reference = nn.ModuleDict({"trunk": copy.deepcopy(self.mlp_extractor.policy_net),
+                                        "mean": copy.deepcopy(self.action_net)}).requires_grad_(False)  # fmt: skip
+        self.register_buffer("reference_log_std", self.log_std.detach().clone())
+
+    def remember(self) -> None:
+        """The reference is the policy as it is now."""
+        self.reference["trunk"].load_state_dict(self.mlp_extractor.policy_net.state_dict())
+        self.reference["mean"].load_state_dict(self.action_net.state_dict())
+        self.reference_log_std.copy_(self.log_std.detach())
+
+    def divergence(self, obs: Tensor) -> Tensor:
+        """(N,) KL(policy || reference) of diagonal Gaussians."""
+        features = self.pi_features_extractor(obs)
+        gap = self.action_net(self.mlp_extractor.forward_actor(features)) - self.reference["mean"](
+            self.reference["trunk"](features)
+        )
+        ratio = self.log_std - self.reference_log_std
+        return ((torch.exp(2 * ratio) + gap**2 * torch.exp(-2 * self.reference_log_std) - 1) / 2 - ratio).sum(-1)
+
+    def evaluate_actions(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """value (N, 1), log-probability (N,), minus the divergence (N,)."""
+        values, log_prob, _ = super().evaluate_actions(obs, actions)
+        return values, log_prob, -self.divergence(obs)
+
+    def evaluate_actions_two(self, obs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        values, intrinsic, log_prob, _ = super().evaluate_actions_two(obs, actions)
+        return values, intrinsic, log_prob, -self.divergence(obs)

@@ -21,10 +21,10 @@ class RNDPPO(PPO):
     first. Its stream has its own discount and value head and flows through episode ends.
 
     Args: env, whose infos hold "pose" (x, y, heading); extent: longest side of the arena, m; features: see `Features`;
-        bonus: "rnd", "drnd", "count"; bonus_kwargs; ext_coef; int_coef; int_gamma; anneal: over this last share of the
-        training int_coef goes to 0; warm_up: steps of every environment under random actions, for the bonus'
-        input statistics, before the first rollout; kwargs as PPO's. int_coef = 0 is stable-baselines3's PPO, bit for
-        bit.
+        bonus: "rnd", "drnd", "count"; bonus_kwargs; ext_coef; int_coef; int_gamma; int_episodic: see the buffer;
+        anneal: over this last share of the training int_coef goes to 0; warm_up: steps of every environment under
+        random actions, for the bonus' input statistics, before the first rollout; kwargs as PPO's. int_coef = 0 is
+        stable-baselines3's PPO, bit for bit.
     Raises: ConfigError.
     """
 
@@ -38,6 +38,7 @@ class RNDPPO(PPO):
         ext_coef: float = 2.0,
         int_coef: float = 1.0,
         int_gamma: float = 0.99,
+        int_episodic: bool = False,
         anneal: float = 0.0,
         warm_up: int = 200,
         policy: type = TwoHeadPolicy,
@@ -51,7 +52,7 @@ class RNDPPO(PPO):
         self.extent, self.feature_kind = extent, "raw" if bonus == "count" else features
         self.bonus_kind, self.bonus_kwargs = bonus, dict(bonus_kwargs or {})
         self.ext_coef, self.int_coef, self.int_gamma = ext_coef, int_coef, int_gamma
-        self.anneal, self.warm_up = anneal, warm_up
+        self.int_episodic, self.anneal, self.warm_up = int_episodic, anneal, warm_up
         self.first_goal_step: int | None = None
         self._schedule_steps: int | None = None
         super().__init__(policy, env, _init_setup_model=False, **kwargs)
@@ -63,7 +64,8 @@ class RNDPPO(PPO):
         features = Features(self.feature_kind, self.extent, self.observation_space.shape[0])
         if self.int_coef:
             self.rollout_buffer_class = TwoStreamRolloutBuffer
-            self.rollout_buffer_kwargs = {"input_width": features.width, "int_gamma": self.int_gamma}
+            self.rollout_buffer_kwargs = {"input_width": features.width, "int_gamma": self.int_gamma,
+                                          "int_episodic": self.int_episodic}  # fmt: skip
         super()._setup_model()
         self.features = features
         with torch.random.fork_rng(devices=[]):
@@ -144,7 +146,7 @@ class RNDPPO(PPO):
             new_tensor = obs_as_tensor(new_obs, self.device)
             values, last_int_values = self.policy.predict_values(new_tensor), self.policy.predict_values_int(new_tensor)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        rollout_buffer.mix(self._bonus_of(rollout_buffer), last_int_values, self.ext_coef, self.int_coef_now)
+        rollout_buffer.mix(self._bonus_of(rollout_buffer), last_int_values, dones, self.ext_coef, self.int_coef_now)
         self._log_streams(rollout_buffer)
         callback.update_locals(locals())
         callback.on_rollout_end()

@@ -16,24 +16,44 @@ from tqdm import tqdm
 from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of
 from common.errors import CheckpointError, ConfigError
 from control.envs.warehouse.measures import Coverage, summary
+from control.rl.cloning import clone, demonstrate
 from control.rl.rnd import checkpoint
+from control.rl.rnd.policy import RelativeEntropyPolicy
 from control.rl.rnd.ppo import RNDPPO
 from control.rl.rnd.warehouses import EVALUATION_SEED, arena, episodes, warehouses
+from control.rl.rnd.wrapper import RNDRewardWrapper
 
 PPO = dict(n_steps=128, batch_size=512, n_epochs=4, learning_rate=3e-4, gamma=0.995, gae_lambda=0.95, clip_range=0.2,
            ent_coef=0.003, vf_coef=0.5, max_grad_norm=0.5, stats_window_size=200)  # fmt: skip
 
 
 def build(cfg: Config | dict, seed: int) -> RNDPPO:
-    """The algorithm of a config: `environment` as `warehouses`, `algorithm` as `RNDPPO`, the rest of it as PPO's."""
-    given = dict(cfg["algorithm"])
+    """The algorithm of a config: `environment` as `warehouses`, `algorithm` as `RNDPPO`, the rest of it as PPO's;
+    `paper` as `RNDRewardWrapper`, whose bonus then is the model's.
+
+    Raises: ConfigError, also for a bonus in both places.
+    """
+    given, paper = dict(cfg["algorithm"]), cfg.get("paper")
     envs = warehouses(seed=seed, **cfg["environment"])
-    widths = list(given.pop("widths", (64, 64)))
+    widths, extent = list(given.pop("widths", (64, 64))), max(arena(envs))
+    if paper is not None:
+        if given.get("int_coef", 1.0):
+            raise ConfigError("paper and algorithm.int_coef are two bonuses: set algorithm.int_coef=0")
+        torch.manual_seed(seed)
+        try:
+            envs = RNDRewardWrapper(envs, extent, features=given.get("features", "fourier"), **paper)
+        except TypeError as error:
+            raise ConfigError(f"paper: {error}") from error
     try:
-        return RNDPPO(envs, extent=max(arena(envs)), seed=seed, device=given.pop("device", "cpu"),
-                      policy_kwargs={"net_arch": widths}, **{**PPO, **given})  # fmt: skip
+        model = RNDPPO(envs, extent=extent, seed=seed, device=given.pop("device", "cpu"),
+                       policy_kwargs={"net_arch": widths}, **{**PPO, **given})  # fmt: skip
     except TypeError as error:
         raise ConfigError(f"algorithm: {error}") from error
+    if paper is not None:
+        if model.n_steps % envs.every:
+            raise ConfigError(f"paper.every={envs.every}: wanted a divisor of algorithm.n_steps={model.n_steps}")
+        model.bonus = envs.bonus
+    return model
 
 
 class JsonLines(KVWriter):
@@ -45,7 +65,7 @@ class JsonLines(KVWriter):
 
     def write(self, key_values: dict, key_excluded: dict, step: int = 0) -> None:
         row = {key: value.item() if hasattr(value, "item") else value for key, value in key_values.items()}
-        kind = {} if any(key.startswith("evaluation/") for key in row) else {"iter": step}
+        kind = {} if any(key.startswith(("evaluation/", "cloned/")) for key in row) else {"iter": step}
         self.file.write(json.dumps({"step": step, **kind, **row}) + "\n")
         self.file.flush()
 
@@ -78,7 +98,8 @@ class _Watch(BaseCallback):
 @RUNNERS.register_module()
 class RNDRunner:
     """Args: cfg with environment, algorithm, total_steps, checkpoint_every (steps), evaluation (episodes, environment's
-    overrides), work_dir, randomness.seed; load_from and resume as `tutelage train` sets them."""
+    overrides), work_dir, randomness.seed; load_from and resume as `tutelage train` sets them; cloning: a driver to
+    begin with (driver, episodes, noise as `demonstrate`, the rest as `clone`)."""
 
     def __init__(self, cfg: Config):
         self.cfg, self.work_dir = cfg, cfg.work_dir
@@ -104,6 +125,8 @@ class RNDRunner:
             Logger(str(folder), [JsonLines(folder / "scalars.json"), TensorBoardOutputFormat(str(folder))])
         )
         cfg.dump(str(Path(self.work_dir) / (Path(cfg.filename).name if cfg.filename else "config.py")))
+        if self.cfg.get("cloning") and model.num_timesteps == 0:
+            self._clone(dict(self.cfg.cloning))
         bar = tqdm(total=total, initial=model.num_timesteps, unit="step", desc=Path(self.work_dir).name,
                    dynamic_ncols=True)  # fmt: skip
         every = int(cfg.get("checkpoint_every", total))
@@ -114,6 +137,22 @@ class RNDRunner:
         bar.close()
         self._evaluate_and_log()
         return model
+
+    def _clone(self, given: dict) -> None:
+        """Begin with a driver's clone; how it drives is logged as `cloned/..`."""
+        kinds = {"driver": "pure_pursuit", "episodes": 200, "noise": 0.3}
+        drive = {key: given.pop(key, value) for key, value in kinds.items()}
+        environment = {key: one for key, one in self.cfg.environment.items() if key not in ("count", "backend")}
+        shown = demonstrate(**drive, gamma=self.model.gamma, progress=True, **environment)
+        policy, record = self.model.policy, self.model.logger.record
+        for key, value in clone(policy, shown, seed=self.seed, progress=True, **given).items():
+            record(f"cloned/{key}", value)
+        if isinstance(policy, RelativeEntropyPolicy):
+            policy.remember()
+        found = {"steps": len(shown.actions), "driver_success": shown.reached / shown.tried, **summary(self.evaluate())}
+        for key, value in found.items():
+            record(f"cloned/{key}", value)
+        self.model.logger.dump(0)
 
     def save(self) -> Path:
         """checkpoint of now; the newest two are kept."""

@@ -41,16 +41,24 @@ def _holders(envs: VecEnv) -> list:
     return [inner] if isinstance(inner, WarehouseVecEnv) else [env.unwrapped for env in inner.envs]
 
 
-def state_of(envs: VecMonitor) -> dict:
+def _monitor(envs: VecEnv) -> VecMonitor:
+    """The one under whatever wraps it."""
+    while not isinstance(envs, VecMonitor):
+        envs = envs.venv
+    return envs
+
+
+def state_of(envs: VecEnv) -> dict:
     """All of the running episodes."""
+    monitor = _monitor(envs)
     return {
         "warehouses": [holder.warehouse.state() for holder in _holders(envs)],
-        "returns": envs.episode_returns.copy(),
-        "lengths": envs.episode_lengths.copy(),
+        "returns": monitor.episode_returns.copy(),
+        "lengths": monitor.episode_lengths.copy(),
     }
 
 
-def load_state(envs: VecMonitor, state: dict) -> None:
+def load_state(envs: VecEnv, state: dict) -> None:
     """Go on where `state_of` stood, bit for bit. Raises ConfigError for another number of environments."""
     holders = _holders(envs)
     if len(holders) != len(state["warehouses"]) or len(state["returns"]) != envs.num_envs:
@@ -63,7 +71,8 @@ def load_state(envs: VecMonitor, state: dict) -> None:
             holder._np_random = holder.warehouse.random[0]
         else:
             holder._random = list(holder.warehouse.random)
-    envs.episode_returns, envs.episode_lengths = np.array(state["returns"]), np.array(state["lengths"])
+    monitor = _monitor(envs)
+    monitor.episode_returns, monitor.episode_lengths = np.array(state["returns"]), np.array(state["lengths"])
 
 
 def episodes(act, count: int, seed: int = EVALUATION_SEED, backend: str = "kinematic", progress: bool = False,

@@ -50,6 +50,18 @@ def test_both_passes_equal_their_definition_and_only_the_extrinsic_one_is_cut():
     assert gae(rewards, values, last, 0.9, 0.8)[2, 0] > endless[2, 0] + 10
 
 
+def test_an_episodic_intrinsic_stream_is_cut_where_the_default_flows_on():
+    found = {}
+    for episodic in (False, True):
+        model = RNDPPO(warehouses(max_steps=5), warm_up=4, int_episodic=episodic, **SMALL).learn(64)
+        buffer = model.rollout_buffer
+        ends = np.concatenate([buffer.episode_starts[1:], model._last_episode_starts[None]]) == 1
+        assert ends.sum() >= 8
+        found[episodic] = buffer.int_advantages[ends], (buffer.int_rewards - buffer.int_values)[ends]
+    np.testing.assert_allclose(*found[True], atol=1e-5)
+    assert np.abs(np.subtract(*found[False])).min() > 1e-3
+
+
 def test_without_a_bonus_it_is_stable_baselines3s_ppo_bit_for_bit():
     ours = RNDPPO(warehouses(), int_coef=0.0, **SMALL).learn(3 * 64)
     theirs = PPO("MlpPolicy", warehouses(), **SMALL).learn(3 * 64)

@@ -47,6 +47,55 @@ def test_a_killed_training_resumes_to_the_same_weights_and_curve(tmp_path, backe
     assert curve == [row["rnd/coverage"] for row in read_metrics(tmp_path / "whole")]
 
 
+PAPER = {"+paper": {"every": 16}, "algorithm.int_coef": 0.0}
+
+
+def test_the_papers_bonus_is_kept_and_resumed_as_well(tmp_path):
+    train(config(tmp_path / "whole", **PAPER))
+    train(config(tmp_path / "killed", **PAPER))
+    (tmp_path / "killed" / "iter_256.pth").unlink()
+    train(config(tmp_path / "killed", **PAPER), resume=True)
+    one, other = (
+        torch.load(tmp_path / name / "iter_256.pth", weights_only=True)["state"] for name in ("whole", "killed")
+    )
+    for part in ("policy", "bonus"):
+        assert all(torch.equal(one[part][key], other[part][key]) for key in one[part]), part
+    start = build_runner(config(tmp_path / "start", **PAPER)).model.bonus.state_dict()
+    assert any(not torch.equal(value, one["bonus"][key]) for key, value in start.items() if "predictor" in key)
+
+
+def test_a_bonus_in_two_places_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"set algorithm\.int_coef=0"):
+        train(config(tmp_path, **{"+paper": {}}))
+    with pytest.raises(ConfigError, match="beat"):
+        train(config(tmp_path, **{"+paper": {"beat": 1}, "algorithm.int_coef": 0.0}))
+    with pytest.raises(ConfigError, match=r"a divisor of algorithm\.n_steps=16"):
+        train(config(tmp_path, **{"+paper": {"every": 10}, "algorithm.int_coef": 0.0}))
+
+
+def test_a_distilled_planner_begins_as_the_clone_and_resumes_with_it(tmp_path):
+    small = {
+        "environment.count": 4, "environment.backend": "kinematic", "environment.layout": "Simple", "cloning.epochs": 5,
+        "cloning.episodes": 8, "total_steps": 256, "checkpoint_every": 128, "algorithm.n_steps": 16,
+        "algorithm.batch_size": 32, "evaluation.episodes": 3, "evaluation.environment": {},
+    }  # fmt: skip
+
+    def distilled(name):
+        cfg = load_config("configs/control/agv/distilled_random.py", small)
+        cfg.work_dir = str(tmp_path / name)
+        return cfg
+
+    whole = train(distilled("whole"))
+    train(distilled("killed"))
+    (tmp_path / "killed" / "iter_256.pth").unlink()
+    train(distilled("killed"), resume=True)
+    one, other = (weights(tmp_path / name / "iter_256.pth") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert whole.model.policy.divergence(torch.rand(5, 43)).max() > 0
+    begun = read_metrics(tmp_path / "whole", "val")[0]
+    assert begun["step"] == 0 and begun["cloned/driver_success"] > 0.8 and "cloned/success" in begun
+
+
 def test_a_checkpoint_is_tested_with_intervals_and_pictures(tmp_path, capsys):
     train(config(tmp_path / "run"))
     found = evaluate(config(tmp_path / "run"), tmp_path / "run" / "iter_256.pth", tmp_path / "out")
