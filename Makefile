@@ -1,4 +1,5 @@
-# `make demo` (driving: the whole road on a small simulated data set), `make demo-control` (a robot arm), `make test`.
+# `make demo` (driving: the whole road on a small simulated data set), `make demo-control` (a robot arm), `make demo-agv`
+# (a vehicle that finds its way through a warehouse), `make test`.
 # Each creates .venv on first use; re-running does not reinstall.
 PYTHON ?= python3.11
 VENV := .venv
@@ -7,13 +8,16 @@ STAMP := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 SHELL := /bin/bash
 
-.PHONY: demo demo-control test test-slow lint setup preflight clean
+.PHONY: demo demo-control demo-agv test test-slow lint setup preflight clean
 
 demo: $(STAMP)
 	$(BIN)/python -m perception.demo --work-dir work_dirs/demo
 
 demo-control: $(STAMP)
 	$(BIN)/python -m control.demo --work-dir work_dirs/demo_control
+
+demo-agv: $(STAMP)
+	$(BIN)/python -m control.demo_agv --work-dir work_dirs/demo_agv
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

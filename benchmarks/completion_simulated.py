@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _completion import gates, result_table
 from _policies import in_parallel
+from _records import keep, load, rounded
 from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.experiments import Job, run
@@ -131,14 +132,6 @@ def completer(row: Row, profile, job: Job | None):
     return lambda scan, seed: model.complete(scan, seed, row.steps, row.sampler, row.guidance)
 
 
-def keep(path: Path, value: dict) -> None:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(value) + "\n")
-    beside.rename(path)
-
-
 def measured(row: Row, job: Job | None, seed: int, args, first: int, count: int) -> tuple[str, int, dict]:
     """(name, seed, what `evaluate` returns) over towns first, first + 1, ..; kept under all that decides it."""
     torch.set_num_threads(1)
@@ -228,16 +221,7 @@ def record_path(args, seed: int) -> Path:
 
 def load_record(args, seed: int) -> dict | None:
     """What a finished seed left; None where it left nothing, or was made by another recipe."""
-    path = record_path(args, seed)
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(recipe(args)))
-    if record["recipe"] != wanted:
-        changed = [key for key in wanted if record["recipe"].get(key) != wanted[key]]
-        print(f"{path}: made with other {', '.join(changed)}; measured anew")
-        return None
-    return record
+    return load(record_path(args, seed), recipe(args))
 
 
 def measure_seeds(args, seeds: list[int], guidance: float | None, choice: str) -> None:
@@ -264,13 +248,6 @@ def measure_seeds(args, seeds: list[int], guidance: float | None, choice: str) -
         path = record_path(args, seed)
         keep(path, record)
         print(f"seed {seed} measured: {path}")
-
-
-def rounded(value):
-    """Numbers to a hundredth of a millimetre."""
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    return round(value, 5) if isinstance(value, float) else value
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -51,6 +51,24 @@ def _figure(width: float = 7.0, height: float = 3.4):
     return plt.subplots(figsize=(width, height), layout="constrained")
 
 
+def curves_plot(panels: dict[str, dict[str, tuple]], path: str | Path, xlabel: str) -> Path:
+    """A panel per title, in it a curve (x, y) per name; y is a share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), layout="constrained", squeeze=False)
+    for axis, (title, series) in zip(axes[0], panels.items(), strict=True):
+        for name, (x, y) in series.items():
+            axis.plot(x, y, label=name, linewidth=1.4)
+        axis.set(xlabel=xlabel, ylabel=title, ylim=(-0.02, 1.02))
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return Path(path)
+
+
 def latency_plot(series: dict[str, np.ndarray], period_ms: float, path: str | Path, steps: int = 64) -> Path:
     """Milliseconds of every control step for each way of running, with the control period as a line; log scale."""
     figure, axes = _figure()

@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
+from control.pictures import save_png, strip
 from control.rollout import Outcome, as_records, rollout, summary
 from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
@@ -56,6 +57,21 @@ def spread(path: Path, task: str, seeds: list[int], pool: Pool) -> list[Outcome]
             workers.submit(closed_loop, path, task, part)
         found = {one.seed: one for _ in parts for one in workers.next()}
     return [found[seed] for seed in seeds]
+
+
+def film(path: Path, task: str, seed: int) -> list[np.ndarray]:
+    """Pictures (H, W, 3) of every step of an episode, the first and the last state included."""
+    policy = open_policy(path)
+    policy.reset(seed)
+    env = make(task, render_mode="rgb_array", **environment_of(policy.manifest))
+    seen, info = env.reset(seed=seed)
+    frames, over = [env.render()], bool(info["success"])
+    while not over:
+        seen, _, ended, cut, info = env.step(policy.select_action(seen))
+        frames.append(env.render())
+        over = ended or cut or bool(info["success"])
+    env.close()
+    return frames
 
 
 def real_time(
@@ -109,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--workers", type=int, help="processes side by side; default: 1, or all of Ray's cores")
     parse.add_argument("--ray", metavar="ADDRESS", help="run as Ray tasks; 'local' starts a Ray of its own")
     parse.add_argument("--out", type=Path, help="write every episode to this JSON file")
+    parse.add_argument("--picture", type=Path, metavar="FILE.png", help="six moments of the first episode")
     return parse
 
 
@@ -139,4 +156,6 @@ def main(argv: list[str] | None = None) -> int:
           f"{found['steps']:.1f} steps")  # fmt: skip
     if args.out:
         args.out.write_text(json.dumps(as_records(outcomes), default=str) + "\n")
+    if args.picture:
+        print(f"picture: {save_png(strip(film(args.model, args.task, seeds[0])), args.picture)}")
     return 0

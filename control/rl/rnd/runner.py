@@ -78,7 +78,7 @@ class _Watch(BaseCallback):
 
     def __init__(self, runner: "RNDRunner", bar: tqdm):
         super().__init__()
-        self.runner, self.bar = runner, bar
+        self.runner, self.bar, self.since = runner, bar, (time.perf_counter(), runner.model.num_timesteps)
 
     def _on_step(self) -> bool:
         self.runner.coverage.add(np.array([info["pose"][:2] for info in self.locals["infos"]]))
@@ -91,6 +91,9 @@ class _Watch(BaseCallback):
         runner, record = self.runner, self.logger.record
         record("rnd/coverage", runner.coverage.share)
         record("rollout/collision_rate", float(np.mean(runner.collisions)) if runner.collisions else 0.0)
+        now = time.perf_counter(), self.model.num_timesteps
+        record("time", (now[0] - self.since[0]) / (now[1] - self.since[1]))  # s per step, as other runners log it
+        self.since = now
         wins = self.model.ep_success_buffer
         self.bar.set_postfix(success=f"{np.mean(wins):.2f}" if wins else "-", coverage=f"{runner.coverage.share:.2f}")
 
