@@ -110,7 +110,7 @@ class Policy(nn.Module):
 
     def one_step(self, condition: Tensor, start: Tensor, steps: int = 1, noise: Tensor | None = None) -> Tensor:
         """The head's action, normalised (B, T, A)."""
-        return self.head.act(start, self.head.net.project(condition), self.denoiser.process, steps, noise)
+        return self.head.act(start, condition, self.denoiser.process, steps, noise)
 
     def to_robot(self, normalised: Tensor) -> Tensor:
         """Actions in the robot's units, clipped to the data's range."""

@@ -1,0 +1,240 @@
+"""Chunk policies in their tasks: whole episodes for data rounds and evaluations, lanes of decisions for online RL.
+
+An episode is paid 1 at its first success and ends there. Each is a pure function of the policy, its way of acting and
+the seed; lanes and episodes may therefore be spread over processes.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import ConfigError
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.demonstrations.store import Episode
+from control.envs import make
+from control.policies.noise import NoiseSource
+from control.rl.rl100.chain import Path
+from control.rl.rl100.policy import Policy
+from control.workers import Pool
+
+WAYS = ("explore", "mean", "one_step")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """task by name; observe; max_steps of an episode; workers' environments are made of it."""
+
+    task: str
+    observe: tuple[str, ...] = ("state",)
+    max_steps: int = 120
+
+    def make(self):
+        return make(self.task, self.max_steps, observe=self.observe)
+
+
+class Windows:
+    """The last O observations of every environment; an episode's first stands in for those before it."""
+
+    def __init__(self, names: tuple[str, ...], observed: int, count: int):
+        self.names, self.frames = names, [deque(maxlen=observed) for _ in range(count)]
+
+    def begin(self, row: int, seen: dict[str, np.ndarray]) -> None:
+        self.frames[row].extend([seen] * self.frames[row].maxlen)
+
+    def take(self, row: int, seen: dict[str, np.ndarray]) -> None:
+        self.frames[row].append(seen)
+
+    def stacked(self, rows: list[int]) -> dict[str, Tensor]:
+        """name -> (rows, O, ...), oldest first."""
+        return {
+            name: torch.from_numpy(np.stack([[one[name] for one in self.frames[row]] for row in rows]))
+            for name in self.names
+        }
+
+
+@dataclass
+class Choice:
+    """Of B decisions: robot actions (B, T, A); the chain, where the policy explores; noise (B, C) of the bottleneck."""
+
+    actions: np.ndarray
+    path: Path | None
+    noise: Tensor | None
+
+
+class Actor:
+    """A policy and the random numbers of B environments, each from its own seed."""
+
+    def __init__(self, policy: Policy, way: str, seeds: list[int], steps: int = 1):
+        if way not in WAYS:
+            raise ConfigError(f"way={way!r}: choose one of {', '.join(WAYS)}")
+        self.policy, self.way, self.steps = policy.eval(), way, steps
+        self.source = NoiseSource(seeds)
+
+    @torch.no_grad()
+    def decide(self, observation: dict[str, Tensor], rows: list[int]) -> Choice:
+        """For the environments `rows`, whose observations (B, O, ...) these are; the others' numbers do not move."""
+        source = NoiseSource([])
+        source.generators = [self.source.generators[row] for row in rows]
+        policy, explores = self.policy, self.way == "explore"
+        start = source.draw(*policy.shape)
+        noise = source.draw(policy.width) if explores and policy.bottleneck is not None else None
+        condition, path = policy.condition(observation, noise), None
+        if explores:
+            draws = source.draw(policy.chain.steps, *policy.shape, leading=True)
+            path = policy.explore(condition, start, draws)
+            action = path.action
+        elif self.way == "mean":
+            action = policy.mean(condition, start)
+        else:
+            more = source.draw(self.steps - 1, *policy.shape, leading=True) if self.steps > 1 else None
+            action = policy.one_step(condition, start, self.steps, more)
+        return Choice(policy.to_robot(action).numpy(), path, noise)
+
+
+def play(policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1) -> list[Episode]:
+    """One episode per seed, all side by side, in the order of the seeds. way: "explore" (the stochastic chain), "mean"
+    (without its noise) or "one_step" (the head, in `steps`)."""
+    envs = [spec.make() for _ in seeds]
+    begun = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
+    actor = Actor(policy, way, seeds, steps)
+    windows = Windows(spec.observe, policy.encoder.steps, len(seeds))
+    for row, one in enumerate(begun):
+        windows.begin(row, one)
+    frames = [[one] for one in begun]
+    actions: list[list] = [[] for _ in seeds]
+    won, alive = [False] * len(seeds), list(range(len(seeds)))
+    while alive:
+        choice = actor.decide(windows.stacked(alive), alive)
+        acting = dict(zip(alive, choice.actions, strict=True))
+        for t in range(policy.shape[0]):
+            for row in list(acting):
+                action = acting[row][t]
+                seen, _, ended, cut, info = envs[row].step(action)
+                actions[row].append(action)
+                frames[row].append(seen)
+                windows.take(row, seen)
+                won[row] = bool(info["success"])
+                if ended or cut or won[row]:
+                    del acting[row]
+        alive = list(acting)
+    for env in envs:
+        env.close()
+    return [_episode(spec, *one) for one in zip(frames, actions, won, seeds, strict=True)]
+
+
+def _episode(spec: TaskSpec, frames: list[dict], actions: list[np.ndarray], won: bool, seed: int) -> Episode:
+    rewards = np.zeros(len(actions), np.float32)
+    rewards[-1] = float(won)
+    observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe}
+    return Episode(observations, np.stack(actions), rewards, won, int(seed))
+
+
+def play_spread(
+    policy: Policy, spec: TaskSpec, seeds: list[int], pool: Pool, way: str = "mean", steps: int = 1, part: int = 25
+) -> list[Episode]:
+    """`play` in parts of fixed size over a pool that has been entered, in the order of the seeds: the same episodes
+    whatever the pool."""
+    parts = [seeds[i : i + part] for i in range(0, len(seeds), part)]
+    found: dict[int, Episode] = {}
+    waiting, running = list(parts), 0
+    while waiting or running:
+        while waiting and running < pool.workers:
+            pool.submit(play, policy, spec, waiting.pop(0), way, steps)
+            running += 1
+        found |= {one.seed: one for one in pool.next()}
+        running -= 1
+    return [found[int(seed)] for seed in seeds]
+
+
+@dataclass
+class Lanes:
+    """S decisions of N lanes. observation, following: name -> (S, N, O, ...); noise (S, N, C) of the bottleneck or
+    None; states (K + 1, S, N, T, A); log_prob (K, S, N); reward (S, N), discounted within the chunk; discount (S, N);
+    terminated, done (S, N); steps: of the environments; wins, ends: episodes that reached the goal, and all that
+    ended."""
+
+    observation: dict[str, Tensor]
+    following: dict[str, Tensor]
+    noise: Tensor | None
+    states: Tensor
+    log_prob: Tensor
+    reward: np.ndarray
+    discount: np.ndarray
+    terminated: np.ndarray
+    done: np.ndarray
+    steps: int
+    wins: int
+    ends: int
+
+    @classmethod
+    def joined(cls, parts: list["Lanes"]) -> "Lanes":
+        """Side by side."""
+
+        def both(name: str, axis: int):
+            values = [getattr(one, name) for one in parts]
+            if values[0] is None:
+                return None
+            if isinstance(values[0], dict):
+                return {key: torch.cat([one[key] for one in values], axis) for key in values[0]}
+            return torch.cat(values, axis) if isinstance(values[0], Tensor) else np.concatenate(values, axis)
+
+        return cls(*(both(name, 1) for name in ("observation", "following", "noise")), both("states", 2),
+                   both("log_prob", 2), *(both(name, 1) for name in ("reward", "discount", "terminated", "done")),
+                   *(sum(getattr(one, name) for one in parts) for name in ("steps", "wins", "ends")))  # fmt: skip
+
+
+def drive_lanes(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gamma: float) -> Lanes:
+    """`decisions` decisions of one lane per seed under the stochastic chain, episode after episode; the last one is cut
+    where the lane ends. A lane's episodes are drawn from its seed, below those kept for evaluation."""
+    count, chunk = len(seeds), policy.shape[0]
+    envs = [spec.make() for _ in seeds]
+    draws = [np.random.default_rng((int(seed), 0x1A9E)) for seed in seeds]
+    actor = Actor(policy, "explore", seeds)
+    windows, rows = Windows(spec.observe, policy.encoder.steps, count), list(range(count))
+
+    def begin(row: int) -> None:
+        windows.begin(row, envs[row].reset(seed=int(draws[row].integers(EVALUATION_SEEDS)))[0])
+
+    for row in rows:
+        begin(row)
+    kept: dict[str, list] = {name: [] for name in ("observation", "following", "noise", "states", "log_prob", "reward",
+                                                   "discount", "terminated", "done")}  # fmt: skip
+    steps = wins = ends = 0
+    for _ in range(decisions):
+        kept["observation"].append(windows.stacked(rows))
+        choice = actor.decide(kept["observation"][-1], rows)
+        reward, taken = np.zeros(count), np.zeros(count, int)
+        terminated, done = np.zeros(count), np.zeros(count)
+        acting = set(rows)
+        for t in range(chunk):
+            for row in sorted(acting):
+                seen, _, ended, cut, info = envs[row].step(choice.actions[row, t])
+                windows.take(row, seen)
+                steps += 1
+                taken[row] += 1
+                if info["success"]:
+                    reward[row] = gamma**t
+                if info["success"] or ended or cut:
+                    terminated[row], done[row] = float(info["success"] or ended), 1.0
+                    wins, ends = wins + bool(info["success"]), ends + 1
+                    acting.discard(row)
+        kept["following"].append(windows.stacked(rows))
+        for row in np.flatnonzero(done):
+            begin(row)
+        for name, value in (("noise", choice.noise), ("states", choice.path.states), ("log_prob", choice.path.log_prob),
+                            ("reward", reward), ("discount", gamma**taken), ("terminated", terminated),
+                            ("done", done)):  # fmt: skip
+            kept[name].append(value)
+    for env in envs:
+        env.close()
+    stacked = {name: {key: torch.stack([one[key] for one in kept[name]]) for key in spec.observe}
+               for name in ("observation", "following")}  # fmt: skip
+    noise = None if kept["noise"][0] is None else torch.stack(kept["noise"])
+    return Lanes(
+        stacked["observation"], stacked["following"], noise, torch.stack(kept["states"], 1),
+        torch.stack(kept["log_prob"], 1),
+        *(np.stack(kept[name]) for name in ("reward", "discount", "terminated", "done")), steps, wins, ends,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Collection and online improvement in a real task, small: whole episodes, exact first ratios, resume, what trains."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from common.diffusion.process import vp_cosine
+from common.errors import ConfigError
+from common.nn.skip_net import SkipNet
+from control.policies.encoders import StateEncoder
+from control.rl.rl100.collect import Actor, Lanes, TaskSpec, drive_lanes, play, play_spread
+from control.rl.rl100.critics import mlp
+from control.rl.rl100.decisions import decisions_of
+from control.rl.rl100.online import OnlineImprovement, OnlineSettings, explained_variance
+from control.rl.rl100.policy import Policy
+from control.workers import local_pool
+
+SPEC = TaskSpec("TwoRoutes-v0", max_steps=18)
+SETTINGS = OnlineSettings(iterations=4, lanes=3, decisions=6, epochs=2, minibatch=9, learning_rate=1e-4, stop_kl=10.0)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    torch.manual_seed(0)
+    env = SPEC.make()
+    width, action = env.observation_space["state"].shape[0], env.action_space.shape[0]
+    made = Policy({"state": StateEncoder(width)}, 2, action, 4, lambda a, c: SkipNet(a, c, 4, 32, 2), vp_cosine(100),
+                  dict(steps=5, s_min=0.08, s_max=0.8), bottleneck=True)  # fmt: skip
+    seen = np.stack([env.reset(seed=seed)[0]["state"] for seed in range(20)])
+    made.fit({"state": torch.as_tensor(seen)}, torch.stack([torch.as_tensor(env.action_space.low),
+                                                            torch.as_tensor(env.action_space.high)]))  # fmt: skip
+    return made.eval()
+
+
+def improvement(policy: Policy, **changes) -> OnlineImprovement:
+    torch.manual_seed(2)
+    settings = OnlineSettings(**{**vars(SETTINGS), **changes})
+    return OnlineImprovement(copy.deepcopy(policy), mlp([policy.width, 16, 1]), SPEC, settings, seed=5)
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("way", ["explore", "mean", "one_step"])
+def test_an_episode_is_whole_and_depends_on_its_seed(policy, way):
+    found = play(policy, SPEC, [3, 4, 3], way)
+    assert [one.seed for one in found] == [3, 4, 3]
+    for one in found:
+        one.check("it")
+        assert len(one) <= 18 and one.rewards[:-1].sum() == 0 and one.rewards[-1] == float(one.success)
+    np.testing.assert_allclose(found[0].actions, found[2].actions, atol=1e-5)
+    assert len(decisions_of(found, 4, 2, 0.99)) == sum(-(-len(one) // 4) for one in found)
+    with pytest.raises(ConfigError, match="way='best'"):
+        Actor(policy, "best", [0])
+
+
+def test_episodes_over_processes_are_those_of_one(policy):
+    with local_pool(1) as alone:
+        one = play_spread(policy, SPEC, list(range(6)), alone, part=3)
+    with local_pool(2) as two:
+        other = play_spread(policy, SPEC, list(range(6)), two, part=3)
+    assert all(np.array_equal(a.actions, b.actions) for a, b in zip(one, other, strict=True))
+
+
+def test_lanes_end_their_episodes_and_what_follows_is_the_state_before_the_reset(policy):
+    lanes = drive_lanes(policy, SPEC, [7, 8], 12, 0.99)
+    assert lanes.reward.shape == (12, 2) and lanes.states.shape == (6, 12, 2, 4, policy.shape[1])
+    assert lanes.done.sum() >= 4 and lanes.ends == lanes.done.sum() and lanes.steps <= 12 * 2 * 4
+    s, n = next(zip(*np.nonzero(lanes.done[:-1]), strict=True))
+    assert not torch.equal(lanes.following["state"][s, n], lanes.observation["state"][s + 1, n])
+    assert torch.equal(lanes.observation["state"][s + 1, n, 0], lanes.observation["state"][s + 1, n, 1])
+    s, n = next(zip(*np.nonzero(1 - lanes.done[:-1]), strict=True))
+    assert torch.equal(lanes.following["state"][s, n], lanes.observation["state"][s + 1, n])
+    np.testing.assert_allclose(lanes.discount[lanes.done == 0], 0.99**4)
+    single = Lanes.joined([drive_lanes(policy, SPEC, [seed], 12, 0.99) for seed in (7, 8)])
+    np.testing.assert_allclose(single.states.numpy(), lanes.states.numpy(), atol=1e-4)
+
+
+def test_the_first_ratio_is_one_with_the_bottlenecks_noise_and_the_encoder_trains_online(policy):
+    run = improvement(policy)
+    before = copy.deepcopy(run.policy.state_dict())
+    with local_pool(1) as pool:
+        row = run.iterate(pool)
+    assert row["first_ratio_gap"] < 1e-3 and row["steps"] == run.steps > 0 and "head_loss" in row
+    after = run.policy.state_dict()
+    moved = {key.split(".")[0] for key in after if not torch.equal(after[key], before[key])}
+    assert "denoiser" in moved or row["success"] in (0.0, 1.0)
+    assert "head" in moved and same(run.policy.actions.state_dict(), policy.actions.state_dict())
+    kept = {key: value for key, value in after.items() if "normaliser" in key}
+    assert kept and all(torch.equal(value, before[key]) for key, value in kept.items())
+
+
+def test_a_killed_run_goes_on_bit_for_bit(policy):
+    with local_pool(1) as pool:
+        whole = improvement(policy)
+        whole.run(pool, 3)
+        begun = improvement(policy)
+        begun.run(pool, 2)
+        other = improvement(policy)
+        other.load_state_dict(begun.state_dict())
+        other.run(pool, 3)
+    assert same(other.policy.state_dict(), whole.policy.state_dict()) and same(
+        other.value.state_dict(), whole.value.state_dict()
+    )
+    assert other.logs == whole.logs
+
+
+def test_epochs_stop_where_the_policy_has_moved_too_far(policy):
+    run = improvement(policy, stop_kl=1e-12, learning_rate=1e-2)
+    lanes = drive_lanes(run.policy, SPEC, [7, 8, 9], 6, 0.99)
+    lanes.reward = np.random.default_rng(0).normal(size=lanes.reward.shape)
+    row = run.learn(lanes)
+    assert row["stopped"] and row["value_loss"] > 0
+    free = improvement(policy, learning_rate=1e-2, stop_kl=1e9).learn(lanes)
+    assert not free["stopped"] and free["kl_last"] > row["kl_last"]
+
+
+def test_explained_variance():
+    target = np.array([0.0, 1.0, 2.0])
+    assert explained_variance(target, target) == 1 and explained_variance(0 * target, target) == 0
+    assert explained_variance(target, np.ones(3)) == 0
