@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from control.policies.normaliser import MinMaxNormaliser
 
 
@@ -23,6 +23,28 @@ class StateEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normaliser(x)
+
+
+class StandardStateEncoder(nn.Module):
+    """(B, O, width) -> (B, O, width), in deviations from the data's mean, cut at `most`; a deviation below `floor`
+    counts as that. For few demonstrations: what hardly varies in them may vary later, and must not be blown up."""
+
+    def __init__(self, width: int, floor: float = 0.02, most: float = 5.0):
+        super().__init__()
+        self.width, self.shape, self.floor, self.most = width, (width,), floor, most
+        self.register_buffer("mean", torch.full((width,), torch.nan))
+        self.register_buffer("spread", torch.full((width,), torch.nan))
+
+    def fit(self, values: Tensor) -> None:
+        """Take mean and deviation of (..., width). Raises DataError if there are none or they are not finite."""
+        values = values.reshape(-1, self.width).to(self.mean)
+        if not len(values) or not torch.isfinite(values).all():
+            raise DataError("normaliser: the data are empty or not finite; collect or export them again")
+        self.mean.copy_(values.mean(0))
+        self.spread.copy_(values.std(0, unbiased=False).clamp_min(self.floor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.spread).clamp(-self.most, self.most)
 
 
 class _Block(nn.Module):

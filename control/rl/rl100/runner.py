@@ -1,0 +1,198 @@
+"""`tutelage train` and `test` of an RL-100 config: the pipeline in a work directory, stage by stage, resumable."""
+
+import json
+import logging
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+
+from common.diffusion.process import vp_cosine
+from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of, load_checkpoint, replace_file
+from common.errors import CheckpointError, ConfigError
+from common.statistics import wilson
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.policies.model import build
+from control.rl.rl100.collect import WAYS, TaskSpec, play_spread
+from control.rl.rl100.gate import Gate
+from control.rl.rl100.offline import OfflineSettings
+from control.rl.rl100.online import OnlineSettings
+from control.rl.rl100.pipeline import Pipeline, Settings
+from control.rl.rl100.policy import Policy
+from control.rl.rl100.stages import CriticSettings, ImitationSettings
+from control.workers import local_pool, ray_pool
+
+PARTS = {"imitation": ImitationSettings, "critic": CriticSettings, "gate": Gate, "offline": OfflineSettings,
+         "online": OnlineSettings}  # fmt: skip
+EVALUATED = ("imitation", "improve", "retrain", "online")
+
+
+def typed(kind: type, name: str, given: dict):
+    """A settings object of a config's dictionary. Raises: ConfigError for a key that it does not have."""
+    known = [one.name for one in fields(kind)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"{name}.{unknown[0]}: unknown; choose of {', '.join(known)}")
+    return kind(**given)
+
+
+def settings_of(given: dict) -> Settings:
+    """`Settings` of a config's dictionary, its parts as dictionaries."""
+    given = {key: dict(value) if isinstance(value, dict) else value for key, value in given.items()}
+    parts = {key: typed(kind, f"pipeline.{key}", given[key]) for key, kind in PARTS.items() if key in given}
+    return typed(Settings, "pipeline", {**given, **parts})
+
+
+def policy_of(given: dict, spec: TaskSpec, seed: int) -> Policy:
+    """The policy of a config: encoders, observed, chunk, net, chain, bottleneck, levels of the process."""
+    given, env = dict(given), spec.make()
+    action_dim = env.action_space.shape[0]
+    state = env.observation_space["state"].shape[0] if "state" in spec.observe else None
+    env.close()
+    torch.manual_seed(1000 * (seed + 1) - 1)
+    widths = {"state": {"width": state}}
+    encoders = {name: build(dict(one), **widths.get(name, {})) for name, one in given.pop("encoders").items()}
+    net, chunk = dict(given.pop("net")), given.pop("chunk")
+
+    def network(actions: int, condition: int):
+        wants = {"horizon": chunk} if "horizon" in _arguments(net["type"]) else {}
+        return build(net, action_dim=actions, condition_dim=condition, **wants)
+
+    process = vp_cosine(given.pop("levels", 100))
+    try:
+        return Policy(encoders, given.pop("observed"), action_dim, chunk, network, process, dict(given.pop("chain")),
+                      **given)  # fmt: skip
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"policy: {error}") from error
+
+
+def _arguments(kind) -> tuple[str, ...]:
+    from mmengine.registry import MODELS
+
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return kind.__init__.__code__.co_varnames
+
+
+@RUNNERS.register_module()
+class RL100Runner:
+    """Args: cfg with task (as `TaskSpec`), policy (as `policy_of`), pipeline (as `Settings`), evaluation (episodes,
+    ways, after: stages whose end is evaluated), workers, ray, work_dir, randomness.seed; load_from and resume as
+    `tutelage train` sets them."""
+
+    def __init__(self, cfg: Config):
+        self.cfg, self.work_dir, self.seed = cfg, Path(cfg.work_dir), int(cfg.randomness["seed"])
+        self.logger = logging.getLogger("tutelage.rl100")
+        self.logger.setLevel(logging.INFO)
+        task = dict(cfg.task)
+        self.spec = TaskSpec(task["task"], tuple(task.get("observe", ("state",))), int(task.get("max_steps", 120)))
+        self.settings = settings_of(dict(cfg.pipeline))
+        self.policy = policy_of(dict(cfg.policy), self.spec, self.seed)
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> "RL100Runner":
+        return cls(cfg)
+
+    def _pool(self):
+        ray = self.cfg.get("ray")
+        return ray_pool(ray, self.cfg.get("workers")) if ray else local_pool(self.cfg.get("workers"))
+
+    def train(self) -> Pipeline:
+        """All stages that are left; after each a checkpoint, and an evaluation where the config wants one."""
+        with self._pool() as pool:
+            pipeline = Pipeline(self.policy, self.spec, self.settings, pool, self.seed)
+            if self.cfg.get("resume") or self.cfg.get("load_from"):
+                self._load(pipeline)
+            self._folder = self.work_dir / time.strftime("%Y%m%d_%H%M%S") / "vis_data"
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = Path(self.cfg.filename).name if self.cfg.filename else "config.py"
+            self.cfg.dump(str(self.work_dir / name))
+            after = set(dict(self.cfg.get("evaluation") or {}).get("after", EVALUATED))
+            while (stage := pipeline.next) is not None:
+                self.logger.info(f"stage {stage}")
+                begun = time.perf_counter()
+                row = pipeline.advance(progress=True, keep=lambda: self.save(pipeline))
+                row["seconds"] = round(time.perf_counter() - begun, 2)
+                self._log({"iter": len(pipeline.done), **row}, len(pipeline.done))
+                self.save(pipeline)
+                if stage.split("/")[0] in after:
+                    self._log(self.evaluate(pipeline, pool), len(pipeline.done))
+        return pipeline
+
+    def stop_workers(self) -> None:
+        """Nothing is left running: the pool ends with `train`."""
+
+    def _log(self, row: dict, step: int) -> None:
+        with (self._folder / "scalars.json").open("a") as file:
+            file.write(json.dumps({"step": step, **row}, default=_plain) + "\n")
+        shown = {key: value for key, value in row.items() if isinstance(value, int | float | str)}
+        self.logger.info(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                                   for key, value in shown.items()))  # fmt: skip
+
+    def save(self, pipeline: Pipeline) -> Path:
+        """Checkpoint of now; the newest two are kept. Online iterations count behind the stages that are done."""
+        iterations = 0 if pipeline.online is None else pipeline.online.done
+        path = self.work_dir / f"iter_{len(pipeline.done) + iterations}.pth"
+        beside = path.with_name(f".{path.name}.tmp")
+        torch.save({"rl100": pipeline.state_dict()}, beside)
+        replace_file(beside, path)
+        for old in checkpoints_of(self.work_dir)[2:]:
+            old.unlink()
+        return path
+
+    def _load(self, pipeline: Pipeline) -> None:
+        given = self.cfg.get("load_from")
+        for path in [given] if given else checkpoints_of(self.work_dir):
+            try:
+                pipeline.load_state_dict(read(path))
+                return
+            except CorruptCheckpointError as error:
+                if given:
+                    raise
+                self.logger.warning(f"{error}; trying the one before")
+            except (RuntimeError, KeyError) as error:
+                raise CheckpointError(f"{path} does not fit the config: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{self.work_dir}: no whole checkpoint to resume from")
+
+    def evaluate(self, pipeline: Pipeline, pool, progress: bool = False) -> dict[str, float]:
+        """Success on held-out layouts, the same starts and noise for every way of acting, with Wilson intervals."""
+        given = dict(self.cfg.get("evaluation") or {})
+        seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + int(given.get("episodes", 100))))
+        ways, found, kept = tuple(given.get("ways", WAYS)), {}, {}
+        for way in ways:
+            if way == "one_step" and "head" not in pipeline.done:
+                continue
+            episodes = play_spread(self.policy, self.spec, seeds, pool, way)
+            wins = [bool(one.success) for one in episodes]
+            low, high = wilson(sum(wins), len(wins))
+            found |= {f"{way}/success": float(np.mean(wins)), f"{way}/success_low": low, f"{way}/success_high": high,
+                      f"{way}/steps": float(np.mean([len(one) for one in episodes]))}  # fmt: skip
+            kept[way] = [{"seed": one.seed, "success": won, "steps": len(one)}
+                         for one, won in zip(episodes, wins, strict=True)]  # fmt: skip
+        name = (pipeline.done[-1] if pipeline.done else "start").replace("/", "_")
+        folder = self.work_dir / "evaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(kept) + "\n")
+        return {"after": pipeline.done[-1] if pipeline.done else "start", **found}
+
+    def test(self) -> dict[str, float]:
+        """Success of a checkpoint (`load_from`) on held-out layouts."""
+        with self._pool() as pool:
+            pipeline = Pipeline(self.policy, self.spec, self.settings, pool, self.seed)
+            self._load(pipeline)
+            found = self.evaluate(pipeline, pool, progress=True)
+        return {key: value for key, value in found.items() if isinstance(value, float)}
+
+
+def read(path: str | Path) -> dict:
+    """The pipeline's state in a checkpoint. Raises: FileNotFoundError, CheckpointError."""
+    state = load_checkpoint(path)
+    if not isinstance(state, dict) or "rl100" not in state:
+        raise CheckpointError(f"{path}: no checkpoint of an RL-100 pipeline")
+    return state["rl100"]
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else str(value)

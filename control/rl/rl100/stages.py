@@ -1,0 +1,165 @@
+"""The supervised stages: imitation, critics, warm-up of the head. Each is a function of what it is given and of a
+generator, so that a stage that was killed begins again and ends the same.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.errors import DataError
+from control.rl.rl100.critics import Critics
+from control.rl.rl100.decisions import Decisions
+from control.rl.rl100.head import same_noise
+from control.rl.rl100.policy import Policy, Reconstruction
+
+
+@dataclass(frozen=True)
+class ImitationSettings:
+    """learning_rate falls along a cosine after `warm_up` iterations; reconstruction and bottleneck: weights of their
+    terms; ema: most decay of the averaged weights, which the policy ends with."""
+
+    iterations: int = 3000
+    batch: int = 256
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-6
+    warm_up: int = 100
+    reconstruction: float = 0.0
+    bottleneck: float = 1e-4
+    ema: float = 0.999
+    most_gradient: float = 1.0
+
+
+def imitate(
+    policy: Policy, data: Decisions, settings: ImitationSettings, generator: torch.Generator, progress: bool = False
+) -> dict[str, float]:
+    """Train encoder and denoiser on the decisions' actions. The data's ranges are taken only by a policy that has none.
+
+    Raises: DataError without decisions.
+    """
+    if not len(data):
+        raise DataError("imitation: no decisions to imitate; were there no successes?")
+    if bool(torch.isnan(policy.actions.low).any()):
+        policy.fit(data.observation, data.action)
+    policy.train()
+    decoder = _decoder(policy, data) if settings.reconstruction else None
+    parts = [policy.encoder, policy.denoiser, *(one for one in (policy.bottleneck, decoder) if one is not None)]
+    weights = [p for part in parts for p in part.parameters() if p.requires_grad]
+    adam = torch.optim.AdamW(weights, settings.learning_rate, betas=(0.95, 0.999), weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.SequentialLR(adam, [
+        torch.optim.lr_scheduler.LinearLR(adam, 0.01, total_iters=settings.warm_up),
+        torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, settings.iterations - settings.warm_up)),
+    ], [settings.warm_up])  # fmt: skip
+    averaged = [w.detach().clone() for w in weights]
+    action, steps = policy.actions(data.action), policy.denoiser.process.steps
+    losses: list[float] = []
+    for i in tqdm(range(settings.iterations), desc="imitation", disable=not progress, dynamic_ncols=True):
+        rows = torch.randint(len(data), (settings.batch,), generator=generator)
+        seen = {name: values[rows] for name, values in data.observation.items()}
+        x0 = action[rows]
+        t = torch.randint(1, steps + 1, (len(rows), 1, 1), generator=generator) / steps
+        eps = torch.randn(x0.shape, generator=generator)
+        features, extra = policy.encoder(seen), 0.0
+        if policy.bottleneck is not None:
+            noise = torch.randn(features.shape, generator=generator)
+            features, kl = policy.bottleneck(features, noise)
+            extra = settings.bottleneck * kl.mean()
+        loss = policy.imitation_loss(features, x0, t, eps)
+        losses.append(float(loss.detach()))
+        if decoder is not None:
+            extra = extra + settings.reconstruction * decoder(features, **_targets(policy, seen))
+        adam.zero_grad()
+        (loss + extra).backward()
+        nn.utils.clip_grad_norm_(weights, settings.most_gradient)
+        adam.step()
+        schedule.step()
+        decay = min(settings.ema, 1 - (1 + i) ** -0.75)
+        for slow, fast in zip(averaged, weights, strict=True):
+            slow.lerp_(fast.detach(), 1 - decay)
+    with torch.no_grad():
+        for slow, fast in zip(averaged, weights, strict=True):
+            fast.copy_(slow)
+    policy.eval()
+    return {"imitation_loss": sum(losses[-100:]) / len(losses[-100:])}
+
+
+def _decoder(policy: Policy, data: Decisions) -> Reconstruction:
+    state, points = (data.observation.get(name) for name in ("state", "points"))
+    return Reconstruction(policy.width, None if state is None else state.shape[-1],
+                          None if points is None else points.shape[-2])  # fmt: skip
+
+
+def _targets(policy: Policy, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The last step's state and points as their encoders see them."""
+    found = {}
+    if "state" in seen:
+        found["state"] = policy.encoder.encoders["state"](seen["state"][:, -1:])[:, 0].detach()
+    if "points" in seen:
+        found["points"] = policy.encoder.encoders["points"].normaliser(seen["points"][:, -1])
+    return found
+
+
+@torch.no_grad()
+def conditions_of(policy: Policy, data: Decisions, batch: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
+    """Conditions before and after every decision, and its normalised action: one pass of the frozen encoder."""
+    before, after = (
+        torch.cat([
+            policy.condition({name: values[i : i + batch] for name, values in seen.items()})
+            for i in range(0, len(data), batch)
+        ])
+        for seen in (data.observation, data.following)
+    )  # fmt: skip
+    return before, after, policy.actions(data.action).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """iterations of `batch` decisions."""
+
+    iterations: int = 4000
+    batch: int = 256
+    learning_rate: float = 3e-4
+
+
+def learn_critics(
+    critics: Critics, given: tuple[Tensor, Tensor, Tensor], data: Decisions, settings: CriticSettings,
+    generator: torch.Generator, progress: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """Implicit Q-learning on conditions of `conditions_of`. Returns the last losses and the largest Q seen of late."""
+    before, after, action = given
+    adam = torch.optim.Adam([p for p in critics.parameters() if p.requires_grad], settings.learning_rate)
+    logs: list[dict[str, float]] = []
+    for _ in tqdm(range(settings.iterations), desc="critics", disable=not progress, dynamic_ncols=True):
+        rows = torch.randint(len(action), (settings.batch,), generator=generator)
+        found = critics.losses(before[rows], action[rows], data.reward[rows], after[rows], data.discount[rows])
+        adam.zero_grad()
+        (found["loss_v"] + found["loss_q"]).backward()
+        adam.step()
+        critics.follow()
+        logs.append({key: float(value.detach()) for key, value in found.items()})
+    late = logs[-100:]
+    return {key: (max if key == "q_max" else lambda v: sum(v) / len(v))([one[key] for one in late]) for key in late[0]}
+
+
+def warm_head(
+    policy: Policy, conditions: Tensor, iterations: int, generator: torch.Generator, batch: int = 256,
+    learning_rate: float = 3e-4, progress: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """Teach the head the mean chain from the same noise on conditions (R, C); it begins as the denoiser of now."""
+    policy.make_head()
+    policy.head.train()
+    adam = torch.optim.AdamW(policy.head.parameters(), learning_rate)
+    losses: list[float] = []
+    for _ in tqdm(range(iterations), desc="head", disable=not progress, dynamic_ncols=True):
+        given = conditions[torch.randint(len(conditions), (batch,), generator=generator)]
+        with torch.no_grad():
+            predict = policy.predict(given)
+        start = torch.randn((batch, *policy.shape), generator=generator)
+        loss = same_noise(policy.head, policy.chain, predict, start, given)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses.append(float(loss.detach()))
+    policy.eval()
+    return {"head_first": losses[0], "head_last": sum(losses[-50:]) / len(losses[-50:])} if losses else {}
