@@ -5,6 +5,7 @@ from importlib import import_module
 
 EXPORTERS = {  # class of the model, or of a runner that has none -> module; else the detector's
     "RNDRunner": "deploy.reactive_export_command",
+    "RL100Runner": "deploy.rl100_export_command",
     "DiffusionPolicyModel": "deploy.policy_export_command",
     "CompletionModel": "deploy.completion_export_command",
     "CompletionDistillation": "deploy.completion_export_command",

@@ -46,6 +46,15 @@ def torch_policy(config: str, checkpoint: str, options: list[str], manifest: Pol
         from deploy.reactive_export_command import load_actor
 
         return load_actor(load_config(config, parse_options(options)), checkpoint)
+    if "way" in manifest.source:
+        from control.rl.rl100.collect import ChunkPolicy
+        from deploy.rl100_export_command import load_policy as load_chunks
+
+        policy = ChunkPolicy(
+            load_chunks(load_config(config, parse_options(options)), checkpoint)[0], manifest.source["way"]
+        )
+        policy.reset([0])
+        return policy
     from control.policies.evaluation import actor
     from deploy.policy_export_command import load_policy, plans
 

@@ -116,8 +116,8 @@ def export_policy(
         state, inputs = (*state, torch.zeros(plan.evaluations, B, T, A)), [*inputs, "noise"]
     if plan.delay:
         state, inputs = (*state, torch.zeros(B, A)), [*inputs, "idle"]
-    _write(EncoderGraph(model), observed, encoder_path, names, ["condition"], opset)
-    _write(StepGraph(model, plan), state, path, inputs, ["action", "next_buffer", "next_level"], opset)
+    write_graph(EncoderGraph(model), observed, encoder_path, names, ["condition"], opset)
+    write_graph(StepGraph(model, plan), state, path, inputs, ["action", "next_buffer", "next_level"], opset)
     manifest = PolicyManifest(
         model=path.name,
         sha256=sha256(path),
@@ -156,7 +156,8 @@ def _spec(name: str, value: np.ndarray, model: DiffusionPolicyModel) -> Observat
     return ObservationSpec(name=name, shape=value.shape, dtype=value.dtype.name, **ranges)
 
 
-def _write(graph: nn.Module, inputs: tuple, path: Path, names: list[str], outputs: list[str], opset: int) -> None:
+def write_graph(graph: nn.Module, inputs: tuple, path: Path, names: list[str], outputs: list[str], opset: int) -> None:
+    """Export with fixed shapes, and check the file."""
     with torch.no_grad(), quiet():
         torch.onnx.export(
             graph.eval(), inputs, str(path), input_names=names, output_names=outputs, opset_version=opset, dynamo=True,

@@ -37,7 +37,7 @@ pipeline = dict(
     ),
     online=dict(iterations=35, lanes=10, decisions=200, epochs=5, minibatch=500, learning_rate=5e-5, stop_kl=0.03),
 )
-evaluation = dict(episodes=100, ways=("explore", "mean", "one_step"))
+evaluation = dict(episodes=100, ways=("explore", "mean", "one_step", "best_of_n"))
 workers = None  # processes; None: one per core
 ray = None
 load_from = None

@@ -17,10 +17,12 @@ from control.demonstrations.store import Episode
 from control.envs import make
 from control.policies.noise import NoiseSource
 from control.rl.rl100.chain import Path
+from control.rl.rl100.critics import Critics
 from control.rl.rl100.policy import Policy
 from control.workers import Pool
 
-WAYS = ("explore", "mean", "one_step")
+WAYS = ("explore", "mean", "one_step", "best_of_n")
+CANDIDATES = 32  # chains of "best_of_n"
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,18 @@ class Choice:
 
 
 class Actor:
-    """A policy and the random numbers of B environments, each from its own seed."""
+    """A policy and the random numbers of B environments, each from its own seed.
 
-    def __init__(self, policy: Policy, way: str, seeds: list[int], steps: int = 1):
+    way: "explore" (the stochastic chain), "mean" (without its noise), "one_step" (the head, in `steps`), or "best_of_n"
+    (of 32 stochastic chains the one that the critics value most, as IDQL acts, arXiv 2304.10573).
+    """
+
+    def __init__(self, policy: Policy, way: str, seeds: list[int], steps: int = 1, critics: Critics | None = None):
         if way not in WAYS:
             raise ConfigError(f"way={way!r}: choose one of {', '.join(WAYS)}")
-        self.policy, self.way, self.steps = policy.eval(), way, steps
+        if way == "best_of_n" and critics is None:
+            raise ConfigError("way='best_of_n' needs critics that have been trained")
+        self.policy, self.way, self.steps, self.critics = policy.eval(), way, steps, critics
         self.source = NoiseSource(seeds)
 
     @torch.no_grad()
@@ -79,6 +87,8 @@ class Actor:
         source = NoiseSource([])
         source.generators = [self.source.generators[row] for row in rows]
         policy, explores = self.policy, self.way == "explore"
+        if self.way == "best_of_n":
+            return Choice(self._best(observation, source), None, None)
         start = source.draw(*policy.shape)
         noise = source.draw(policy.width) if explores and policy.bottleneck is not None else None
         condition, path = policy.condition(observation, noise), None
@@ -93,13 +103,61 @@ class Actor:
             action = policy.one_step(condition, start, self.steps, more)
         return Choice(policy.to_robot(action).numpy(), path, noise)
 
+    def _best(self, observation: dict[str, Tensor], source: NoiseSource) -> np.ndarray:
+        policy = self.policy
+        condition = policy.condition(observation).repeat_interleave(CANDIDATES, 0)
+        start = source.draw(CANDIDATES, *policy.shape).flatten(0, 1)
+        noise = source.draw(policy.chain.steps, CANDIDATES, *policy.shape, leading=True).flatten(1, 2)
+        action = policy.explore(condition, start, noise).action.clamp(-1, 1)
+        best = self.critics.least(condition, action).view(-1, CANDIDATES).argmax(1)
+        chosen = action.view(-1, CANDIDATES, *policy.shape)[torch.arange(len(best)), best]
+        return policy.to_robot(chosen).numpy()
 
-def play(policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1) -> list[Episode]:
-    """One episode per seed, all side by side, in the order of the seeds. way: "explore" (the stochastic chain), "mean"
-    (without its noise) or "one_step" (the head, in `steps`)."""
+
+class ChunkPolicy:
+    """A policy and a way of acting behind the interface of `control.rollout`."""
+
+    def __init__(self, policy: Policy, way: str = "mean", steps: int = 1, critics: Critics | None = None):
+        self.policy, self.way, self.steps, self.critics = policy, way, steps, critics
+
+    def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
+        """Begin episodes: of all environments, or of those in mask (B,)."""
+        seeds = [0] if seeds is None else list(seeds)
+        if mask is None or not hasattr(self, "actor"):
+            self.actor = Actor(self.policy, self.way, seeds, self.steps, self.critics)
+            self.windows = Windows(tuple(self.policy.encoder.encoders), self.policy.encoder.steps, len(seeds))
+            self.queues: list[deque] = [deque() for _ in seeds]
+            self.begun = [False] * len(seeds)
+            return
+        for row in np.flatnonzero(mask):
+            self.actor.source.restart(int(row), int(seeds[row]))
+            self.queues[row].clear()
+            self.begun[row] = False
+
+    def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
+        """(B, A); zeros for those outside active (B,)."""
+        rows = list(range(len(self.queues))) if active is None else np.flatnonzero(active).tolist()
+        for row in rows:
+            seen = {name: np.asarray(values)[row] for name, values in observation.items()}
+            (self.windows.take if self.begun[row] else self.windows.begin)(row, seen)
+            self.begun[row] = True
+        due = [row for row in rows if not self.queues[row]]
+        if due:
+            for row, chunk in zip(due, self.actor.decide(self.windows.stacked(due), due).actions, strict=True):
+                self.queues[row].extend(chunk)
+        actions = np.zeros((len(self.queues), self.policy.shape[1]), np.float32)
+        for row in rows:
+            actions[row] = self.queues[row].popleft()
+        return actions
+
+
+def play(
+    policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1, critics: Critics | None = None
+) -> list[Episode]:
+    """One episode per seed, all side by side, in the order of the seeds. way, steps, critics: as `Actor`."""
     envs = [spec.make() for _ in seeds]
     begun = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
-    actor = Actor(policy, way, seeds, steps)
+    actor = Actor(policy, way, seeds, steps, critics)
     windows = Windows(spec.observe, policy.encoder.steps, len(seeds))
     for row, one in enumerate(begun):
         windows.begin(row, one)
@@ -133,8 +191,9 @@ def _episode(spec: TaskSpec, frames: list[dict], actions: list[np.ndarray], won:
 
 
 def play_spread(
-    policy: Policy, spec: TaskSpec, seeds: list[int], pool: Pool, way: str = "mean", steps: int = 1, part: int = 25
-) -> list[Episode]:
+    policy: Policy, spec: TaskSpec, seeds: list[int], pool: Pool, way: str = "mean", steps: int = 1, part: int = 25,
+    critics: Critics | None = None,
+) -> list[Episode]:  # fmt: skip
     """`play` in parts of fixed size over a pool that has been entered, in the order of the seeds: the same episodes
     whatever the pool."""
     parts = [seeds[i : i + part] for i in range(0, len(seeds), part)]
@@ -142,7 +201,7 @@ def play_spread(
     waiting, running = list(parts), 0
     while waiting or running:
         while waiting and running < pool.workers:
-            pool.submit(play, policy, spec, waiting.pop(0), way, steps)
+            pool.submit(play, policy, spec, waiting.pop(0), way, steps, critics)
             running += 1
         found |= {one.seed: one for one in pool.next()}
         running -= 1

@@ -46,6 +46,11 @@ def settings_of(given: dict) -> Settings:
     return typed(Settings, "pipeline", {**given, **parts})
 
 
+def spec_of(given: dict) -> TaskSpec:
+    """The task of a config's dictionary."""
+    return TaskSpec(given["task"], tuple(given.get("observe", ("state",))), int(given.get("max_steps", 120)))
+
+
 def policy_of(given: dict, spec: TaskSpec, seed: int) -> Policy:
     """The policy of a config: encoders, observed, chunk, net, chain, bottleneck, levels of the process."""
     given, env = dict(given), spec.make()
@@ -86,8 +91,7 @@ class RL100Runner:
         self.cfg, self.work_dir, self.seed = cfg, Path(cfg.work_dir), int(cfg.randomness["seed"])
         self.logger = logging.getLogger("tutelage.rl100")
         self.logger.setLevel(logging.INFO)
-        task = dict(cfg.task)
-        self.spec = TaskSpec(task["task"], tuple(task.get("observe", ("state",))), int(task.get("max_steps", 120)))
+        self.spec = spec_of(cfg.task)
         self.settings = settings_of(dict(cfg.pipeline))
         self.policy = policy_of(dict(cfg.policy), self.spec, self.seed)
 
@@ -162,9 +166,10 @@ class RL100Runner:
         seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + int(given.get("episodes", 100))))
         ways, found, kept = tuple(given.get("ways", WAYS)), {}, {}
         for way in ways:
-            if way == "one_step" and "head" not in pipeline.done:
+            if (way == "one_step" and "head" not in pipeline.done) or (way == "best_of_n" and pipeline.critics is None):
                 continue
-            episodes = play_spread(self.policy, self.spec, seeds, pool, way)
+            critics = pipeline.critics if way == "best_of_n" else None
+            episodes = play_spread(self.policy, self.spec, seeds, pool, way, critics=critics)
             wins = [bool(one.success) for one in episodes]
             low, high = wilson(sum(wins), len(wins))
             found |= {f"{way}/success": float(np.mean(wins)), f"{way}/success_low": low, f"{way}/success_high": high,

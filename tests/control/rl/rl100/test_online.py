@@ -10,7 +10,7 @@ from common.diffusion.process import vp_cosine
 from common.errors import ConfigError
 from common.nn.skip_net import SkipNet
 from control.policies.encoders import StateEncoder
-from control.rl.rl100.collect import Actor, Lanes, TaskSpec, drive_lanes, play, play_spread
+from control.rl.rl100.collect import Actor, ChunkPolicy, Lanes, TaskSpec, drive_lanes, play, play_spread
 from control.rl.rl100.critics import mlp
 from control.rl.rl100.decisions import decisions_of
 from control.rl.rl100.online import OnlineImprovement, OnlineSettings, explained_variance
@@ -55,6 +55,30 @@ def test_an_episode_is_whole_and_depends_on_its_seed(policy, way):
     assert len(decisions_of(found, 4, 2, 0.99)) == sum(-(-len(one) // 4) for one in found)
     with pytest.raises(ConfigError, match="way='best'"):
         Actor(policy, "best", [0])
+
+
+def test_of_many_chains_the_one_that_the_critics_value_most_is_taken(policy):
+    class Likes(torch.nn.Module):
+        """Values the first number of a chunk."""
+
+        def least(self, condition, action):
+            return action[:, 0, 0]
+
+    window = {"state": torch.randn(3, 2, policy.encoder.encoders["state"].width)}
+    best = Actor(policy, "best_of_n", [1, 2, 3], critics=Likes()).decide(window, [0, 1, 2]).actions
+    single = np.stack([Actor(policy, "explore", [seed] * 3).decide(window, [0, 1, 2]).actions for seed in range(9)])
+    assert (best[:, 0, 0] >= single[:, :, 0, 0].mean(0)).all()
+    with pytest.raises(ConfigError, match="needs critics"):
+        Actor(policy, "best_of_n", [0])
+
+
+def test_behind_the_interface_of_rollouts_it_acts_as_it_plays(policy):
+    from control.rollout import rollout
+
+    played = play(policy, SPEC, [3, 4], "mean")
+    found = rollout(ChunkPolicy(policy, "mean"), SPEC.task, [3, 4], max_steps=18)
+    assert [one.steps for one in found] == [len(one) for one in played]
+    assert [one.success for one in found] == [bool(one.success) for one in played]
 
 
 def test_episodes_over_processes_are_those_of_one(policy):

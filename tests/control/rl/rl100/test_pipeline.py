@@ -97,7 +97,7 @@ def test_a_pipeline_killed_at_any_stage_ends_the_same(whole, tmp_path, killed_af
 
 def test_a_checkpoint_is_tested_in_every_way(whole, tmp_path):
     found = evaluate(config(whole[0] / "whole"), whole[0] / "whole" / "iter_11.pth", tmp_path)
-    assert {"explore/success", "mean/success", "one_step/success_high"} <= set(found)
+    assert {"explore/success", "mean/success", "one_step/success_high", "best_of_n/success"} <= set(found)
 
 
 @pytest.mark.parametrize(("change", "told"), [
