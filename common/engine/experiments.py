@@ -23,7 +23,8 @@ class Job:
     """One training and its final evaluation.
 
     options override the config; needs: names of the jobs that must be done first; processes: more than one trains
-    data-parallel on this machine, each with the config's batch size; counter: the config's key for the iterations.
+    data-parallel on this machine, each with the config's batch size; counter: the config's key for the iterations,
+    None where the config itself decides them.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Job:
     seed: int = 0
     needs: tuple[str, ...] = ()
     processes: int = 1
-    counter: str = "iterations"
+    counter: str | None = "iterations"
 
     @property
     def checkpoint(self) -> Path:
@@ -56,7 +57,7 @@ class Job:
 
     def command(self) -> list[str]:
         """The command a user would type."""
-        options = {self.counter: self.iterations, **self.options}
+        options = {**({self.counter: self.iterations} if self.counter else {}), **self.options}
         pairs = [f"{key}={value}" for key, value in options.items()]
         launch = ["-m", "common.cli", "train"]
         if self.processes > 1:

@@ -1,0 +1,74 @@
+"""RL-100's benchmarks: gates that can fail, streaks, and (slow) a tiny run that reaches its report and keeps it."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+metaworld, latency = map(importlib.import_module, ("rl100_metaworld", "rl100_latency"))
+
+
+def record(imitation: int, offline: int, online: int, head: int, layouts: int = 100) -> dict:
+    """Of a training with so many successes of 100."""
+
+    def won(count: int) -> list[int]:
+        return [int(i < count) for i in range(layouts)]
+
+    stages = {"imitation": {"mean": won(imitation)}, "improve/1": {"mean": won(offline)},
+              "online": {"mean": won(online), "one_step": won(head)}}  # fmt: skip
+    curve = [{"steps": 1000, "success": 0.1}, {"steps": 2000, "success": online / 100}]
+    log = [{"stage": "imitation", "seconds": 1.0}]
+    return {"runs": [{"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log}]}
+
+
+def holds(*counts) -> list[str]:
+    text = metaworld.gates("it", [record(*counts) for _ in range(3)])
+    return [line.split("|")[3].strip() for line in text.splitlines()[2:]]
+
+
+def test_the_ordering_holds_where_every_stage_gains_and_fails_where_one_does_not():
+    assert holds(30, 50, 80, 78) == ["yes", "yes", "yes"]
+    assert holds(50, 50, 80, 78) == ["no", "yes", "yes"]
+    assert holds(30, 80, 80, 78) == ["yes", "no", "yes"]
+    assert holds(30, 50, 80, 70) == ["yes", "yes", "no"]
+
+
+def test_the_longest_row_of_successes_and_the_tables(tmp_path):
+    assert metaworld.streak([1, 1, 0, 1, 1, 1, 0]) == 3 and metaworld.streak([]) == 0
+    records = [record(30, 50, 80, 78)] * 3
+    text = metaworld.stage_table(records)
+    assert "| online, one_step | 0.78 [" in text and "| 0.80 0.80 0.80 | 5 | 80 |" in text
+    assert "| imitation | 1 |" in metaworld.log_table(records)
+    assert Image.open(metaworld.plot({"it": records}, tmp_path / "a.png")).size[0] > 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_tiny_run_reaches_its_report_and_a_second_one_trains_nothing(tmp_path, capsys):
+    small = ["pipeline.demonstrations=2", "pipeline.collect=4", "pipeline.retrain_iterations=5",
+             "pipeline.head_iterations=5", "pipeline.imitation.iterations=10", "pipeline.critic.iterations=10",
+             "pipeline.dynamics_iterations=10", "pipeline.offline.updates=4", "pipeline.offline.gate_every=2",
+             "pipeline.online.iterations=2", "pipeline.online.lanes=2", "pipeline.online.decisions=4"]  # fmt: skip
+    given = ["--tasks", "dial-turn", "--layouts", "3", "--work-dir", str(tmp_path / "work"), "--results", str(tmp_path)]
+    given += ["--cfg-options", *small]
+    assert metaworld.main([*given, "--now", "dial-turn/1"]) == 0
+    assert "no report yet: dial-turn/0, dial-turn/2" in capsys.readouterr().out
+    assert metaworld.main(given) == 0
+    text = (tmp_path / "rl100_metaworld.md").read_text()
+    assert "imitation < offline RL" in text and "online alone (DPPO), mean" in text
+    kept = tmp_path / "rl100_metaworld" / "dial-turn_seed1.json"
+    before = kept.stat().st_mtime_ns
+    assert metaworld.main(given) == 0 and kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_latency_report_has_every_way_in_both_engines(tmp_path):
+    given = ["--decisions", "3", "--networks", "Skip-Net, chunk of 4", "--results", str(tmp_path)]
+    assert latency.main(given) == 0
+    text = (tmp_path / "rl100_latency.md").read_text()
+    assert text.count("| Skip-Net, chunk of 4 |") == 8 and "at least 8 and 4" in text
