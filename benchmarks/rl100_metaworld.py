@@ -2,8 +2,8 @@
 
 Every policy of a pipeline acts in the same held-out layouts with the same noise. Per task and training seed a pipeline
 leaves its record, benchmarks/results/rl100_metaworld/TASK_seedN.json, so that they may be measured one by one; one
-whose record stands is not trained again. Peers: the critics' best of 32 chains, and the online stage alone from the same
-imitation (rounds = 0), as DPPO is. Writes benchmarks/results/rl100_metaworld.md once all are there.
+whose record stands is not trained again. Peers: the critics' best of 32 chains, and the online stage alone from the
+same imitation (rounds = 0), as DPPO is. Writes benchmarks/results/rl100_metaworld.md once all are there.
 """
 
 import argparse
@@ -83,8 +83,7 @@ def what_happened(job: Job) -> dict:
 def recipe(name: str, args) -> dict:
     """All that decides a record: the config as it is, and what is asked of it."""
     config = load_config(CONFIG.format(TASKS[name].config), args.options)
-    plain = json.loads(json.dumps({key: config[key] for key in ("task", "policy", "pipeline")}, default=str))
-    return {"config": plain, "layouts": args.layouts, "ways": WAYS, "peers": TASKS[name].peers}
+    return {"config": config.pretty_text, "layouts": args.layouts, "ways": WAYS, "peers": TASKS[name].peers}
 
 
 def path_of(name: str, seed: int, args) -> Path:
