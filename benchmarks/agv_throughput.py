@@ -8,6 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import gymnasium as gym
@@ -26,16 +27,17 @@ from control.rl.rnd.runner import build
 from control.rl.rnd.warehouses import warehouses
 
 CONFIG = "configs/control/agv/rnd_simple.py"
-ENVS = 32
+ENVS, DRAWN = 32, 4096  # environments side by side; random actions, drawn before the clock runs
 
 
 def single(env: gym.Env) -> Callable[[], int]:
     """A function that steps an environment once under a random action, and resets it where an episode ends."""
-    random, low, high = np.random.default_rng(0), env.action_space.low, env.action_space.high
+    space = env.action_space
+    actions = cycle(np.random.default_rng(0).uniform(space.low, space.high, (DRAWN, *space.shape)).astype(np.float32))
     env.reset(seed=0)
 
     def step() -> int:
-        *_, ended, cut, _ = env.step(random.uniform(low, high).astype(np.float32))
+        *_, ended, cut, _ = env.step(next(actions))
         if ended or cut:
             env.reset()
         return 1
@@ -45,11 +47,12 @@ def single(env: gym.Env) -> Callable[[], int]:
 
 def together(envs) -> Callable[[], int]:
     """The same for many at once."""
-    random, space = np.random.default_rng(0), envs.action_space
+    space, shape = envs.action_space, (DRAWN // ENVS, envs.num_envs, *envs.action_space.shape)
+    actions = cycle(np.random.default_rng(0).uniform(space.low, space.high, shape).astype(np.float32))
     envs.reset()
 
     def step() -> int:
-        envs.step(random.uniform(space.low, space.high, (envs.num_envs, *space.shape)).astype(np.float32))
+        envs.step(next(actions))
         return envs.num_envs
 
     return step

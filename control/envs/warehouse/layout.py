@@ -185,6 +185,8 @@ def movers_at(movers: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def discs_at(movers: np.ndarray, time: np.ndarray) -> np.ndarray:
     """(N, M, 3) x, y, radius of movers (N, M, 7) at `time` (N,)."""
+    if not movers.shape[1]:
+        return np.zeros((len(movers), 0, 3))
     return np.concatenate([movers_at(movers, time), movers[..., 6:]], -1)
 
 

@@ -1,5 +1,6 @@
 """The warehouse in MuJoCo: a differential drive made of velocity servos on the hull's centre, built from a layout."""
 
+import math
 from functools import lru_cache
 
 import mujoco
@@ -98,21 +99,21 @@ class MujocoWorld:
         self._read()
 
     def _read(self) -> None:
-        x, y, heading = self.data.qpos
-        vx, vy, yaw = self.data.qvel
-        self.pose[0] = x, y, heading
-        self.velocity[0] = vx * np.cos(heading) + vy * np.sin(heading), yaw
+        self.pose[0] = pose = self.data.qpos.tolist()
+        heading = pose[2]
+        vx, vy, yaw = self.data.qvel.tolist()
+        self.velocity[0] = vx * math.cos(heading) + vy * math.sin(heading), yaw
 
     def _move(self, movers: np.ndarray, time: np.ndarray) -> None:
-        if movers.shape[1]:
-            self.data.mocap_pos[: movers.shape[1], :2] = movers_at(movers, time)[0]
-            self._movers_time = time[0]
+        self.data.mocap_pos[: movers.shape[1], :2] = movers_at(movers, time)[0]
+        self._movers_time = time[0]
 
     def advance(self, command: np.ndarray, movers: np.ndarray, time: np.ndarray) -> np.ndarray:
-        data, touched = self.data, False
-        data.ctrl[0], data.ctrl[2] = command[0]
-        for substep in range(round(CONTROL_PERIOD / SUBSTEP)):
-            self._move(movers, time + (substep + 1) * SUBSTEP)
+        data, touched, moving = self.data, False, movers.shape[1]
+        data.ctrl[0], data.ctrl[2] = command[0].tolist()
+        for substep in range(1, 1 + round(CONTROL_PERIOD / SUBSTEP)):
+            if moving:
+                self._move(movers, time + substep * SUBSTEP)
             mujoco.mj_step(self.model, data, nstep=self._substeps)
             touched |= data.ncon > 0
         mujoco.mj_kinematics(self.model, data)
