@@ -8,7 +8,7 @@ import torch
 
 from common.errors import ConfigError
 from deploy.completion_export import export_completion
-from deploy.onnx_common import onnx_path, provenance
+from deploy.onnx_common import export_parser, onnx_path, provenance
 from deploy.runtime.completion import SceneCompleter
 
 TOLERANCE = 1e-4  # m of predicted noise, in one evaluation
@@ -69,12 +69,10 @@ def parity(model, path: Path, scan: np.ndarray, seed: int) -> tuple[float, float
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="tutelage export", description="Export a completion: graphs and manifest.")
-    parse.add_argument("config")
-    parse.add_argument("checkpoint")
-    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse = export_parser(
+        "Export a completion: graphs and manifest.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
+    )
     parse.add_argument("--refinement", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="a refinement to export with it")
-    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     return parse
 
 

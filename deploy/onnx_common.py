@@ -1,5 +1,6 @@
 """What every export shares: the opset, quiet, the name of its file, and where it comes from."""
 
+import argparse
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from common.errors import ConfigError
 from deploy.runtime.manifest import sha256
 
+BESIDE = "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
 OPSET = 18  # 20 has another GridSample, which TensorRT 10.13 computes wrongly
 
 
@@ -22,6 +24,16 @@ def quiet():
         yield
     finally:
         logger.setLevel(before)
+
+
+def export_parser(description: str, out: str = BESIDE) -> argparse.ArgumentParser:
+    """The arguments that every export has: CONFIG CHECKPOINT OUT.onnx --cfg-options; out: what OUT's help says."""
+    parse = argparse.ArgumentParser(prog="tutelage export", description=description)
+    parse.add_argument("config")
+    parse.add_argument("checkpoint")
+    parse.add_argument("out", type=Path, help=out)
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
+    return parse
 
 
 def onnx_path(out: str | Path) -> Path:

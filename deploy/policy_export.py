@@ -26,9 +26,9 @@ FORBIDDEN = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniform
 
 
 class EncoderGraph(nn.Module):
-    """Observations in the order of the model's encoders -> condition (1, C)."""
+    """Observations in the order of the model's encoders -> condition (1, C). model: with `encoder` and `condition`."""
 
-    def __init__(self, model: DiffusionPolicyModel):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model, self.names = model, list(model.encoder.encoders)
 

@@ -1,10 +1,9 @@
 """`tutelage export` for policies: CONFIG CHECKPOINT OUT.onnx, one of the config's plans."""
 
 import argparse
-from pathlib import Path
 
 from common.errors import ConfigError
-from deploy.onnx_common import onnx_path, provenance
+from deploy.onnx_common import export_parser, onnx_path, provenance
 from deploy.policy_export import closed_loop_parity, export_policy
 
 TOLERANCE = 1e-4
@@ -40,13 +39,11 @@ def exportable(known: dict[str, dict], name: str | None) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="tutelage export", description="Export a policy: step, encoder, manifest.")
-    parse.add_argument("config")
-    parse.add_argument("checkpoint")
-    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse = export_parser(
+        "Export a policy: step, encoder, manifest.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
+    )
     parse.add_argument("--plan", help="one of the config's test_cfg.plans; default: the last")
     parse.add_argument("--episodes", type=int, default=2, help="whole episodes of the parity check; 0: none")
-    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     return parse
 
 

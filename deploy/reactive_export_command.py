@@ -1,11 +1,10 @@
 """`tutelage export` for policies without memory, trained by stable-baselines3: CONFIG CHECKPOINT OUT.onnx."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
-from deploy.onnx_common import onnx_path, provenance
+from deploy.onnx_common import export_parser, onnx_path, provenance
 from deploy.reactive_export import Parity, difference, export_actor
 from deploy.runtime.reactive import ReactivePolicy
 
@@ -71,12 +70,8 @@ def parity(actor: TorchActor, policy: ReactivePolicy, config, count: int = 1024,
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="tutelage export", description="Export a policy without memory: one graph.")
-    parse.add_argument("config")
-    parse.add_argument("checkpoint")
-    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.json is written beside it")
+    parse = export_parser("Export a policy without memory: one graph.", "OUT.onnx; OUT.json is written beside it")
     parse.add_argument("--episodes", type=int, default=20, help="closed loops of the parity check; 0: none")
-    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     return parse
 
 

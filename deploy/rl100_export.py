@@ -15,23 +15,12 @@ from control.policies.noise import NoiseSource
 from control.rl.rl100.collect import Windows
 from control.rl.rl100.policy import Policy
 from deploy.onnx_common import OPSET
-from deploy.policy_export import MOST_EVALUATIONS, write_graph
+from deploy.policy_export import MOST_EVALUATIONS, EncoderGraph, write_graph
 from deploy.runtime.manifest import sha256
 from deploy.runtime.policy import StreamingPolicy
 from deploy.runtime.policy_manifest import ObservationSpec, PolicyManifest
 
 WAYS = ("one_step", "mean")
-
-
-class ConditionGraph(nn.Module):
-    """Observations (1, O, ...) in the order of the encoders -> condition (1, C), the bottleneck's mean."""
-
-    def __init__(self, policy: Policy):
-        super().__init__()
-        self.policy, self.names = policy, list(policy.encoder.encoders)
-
-    def forward(self, *observations: Tensor) -> Tensor:
-        return self.policy.condition(dict(zip(self.names, observations, strict=True)))
 
 
 class ChunkGraph(nn.Module):
@@ -70,10 +59,10 @@ def export_policy(
         for value in (np.asarray(observation[name]) for name in names)
     )
     with torch.no_grad():
-        condition = ConditionGraph(policy)(*observed)
+        condition = EncoderGraph(policy)(*observed)
     state = (condition, torch.zeros(1, T, A), torch.ones(1, T), torch.zeros(1, T, A), torch.zeros(1, T, A),
              torch.ones(1, dtype=torch.bool))  # fmt: skip
-    write_graph(ConditionGraph(policy), observed, encoder_path, names, ["condition"], OPSET)
+    write_graph(EncoderGraph(policy), observed, encoder_path, names, ["condition"], OPSET)
     write_graph(ChunkGraph(policy, way), state, path,
                 ["condition", "buffer", "level", "fresh", "start_noise", "reset"],
                 ["action", "next_buffer", "next_level"], OPSET)  # fmt: skip

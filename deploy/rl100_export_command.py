@@ -1,10 +1,9 @@
 """`tutelage export` for RL-100: CONFIG CHECKPOINT OUT.onnx, the one-step head or the mean chain."""
 
 import argparse
-from pathlib import Path
 
 from common.errors import ConfigError
-from deploy.onnx_common import onnx_path, provenance
+from deploy.onnx_common import export_parser, onnx_path, provenance
 from deploy.rl100_export import WAYS, closed_loop_difference, export_policy
 
 TOLERANCE = 1e-4  # of half the action range
@@ -24,13 +23,11 @@ def load_policy(config, checkpoint: str):
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="tutelage export", description="Export an RL-100 policy: step, encoder.")
-    parse.add_argument("config")
-    parse.add_argument("checkpoint")
-    parse.add_argument("out", type=Path, help="OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it")
+    parse = export_parser(
+        "Export an RL-100 policy: step, encoder.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
+    )
     parse.add_argument("--way", choices=WAYS, default="one_step", help="the head, or the K-step mean chain")
     parse.add_argument("--episodes", type=int, default=2, help="whole episodes of the parity check; 0: none")
-    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V")
     return parse
 
 

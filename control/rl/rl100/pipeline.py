@@ -111,9 +111,14 @@ class Pipeline:
         torch.manual_seed(number)
         return torch.Generator().manual_seed(number)
 
+    @property
+    def first_layout(self) -> int:
+        """Of nine blocks of layouts, below those kept for evaluation: demonstrations come from its first thousand, a
+        round's episodes from one of the next."""
+        return self.settings.first_layout + 10_000 * (self.seed % 9)
+
     def _demonstrations(self, generator, progress, keep) -> dict:
-        s = self.settings
-        first = s.first_layout + 10_000 * self.seed
+        s, first = self.settings, self.first_layout
         self.episodes = noisy_demonstrations(self.spec, s.demonstrations, s.noise, self.pool, first, progress)
         return {"demonstrations": len(self.episodes), "demonstration_steps": sum(map(len, self.episodes))}
 
@@ -163,7 +168,7 @@ class Pipeline:
 
     def _collect(self, generator, progress, keep) -> dict:
         s, number = self.settings, len([one for one in self.done if one.startswith("collect")])
-        first = s.first_layout + 10_000 * self.seed + 1000 * (number + 1)
+        first = self.first_layout + 1000 * (number + 1)
         new = play_spread(self.policy, self.spec, list(range(first, first + s.collect)), self.pool, "explore")
         self.episodes = [*self.episodes, *new]
         self.env_steps += sum(map(len, new))
