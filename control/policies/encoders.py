@@ -26,25 +26,32 @@ class StateEncoder(nn.Module):
 
 
 class StandardStateEncoder(nn.Module):
-    """(B, O, width) -> (B, O, width), in deviations from the data's mean, cut at `most`; a deviation below `floor`
-    counts as that. For few demonstrations: what hardly varies in them may vary later, and must not be blown up."""
+    """(B, O, q) -> (B, O, width), in deviations from the data's mean, cut at `most`; a deviation below `floor` counts
+    as that. For few demonstrations: what hardly varies in them may vary later, and must not be blown up.
 
-    def __init__(self, width: int, floor: float = 0.02, most: float = 5.0):
+    columns: of the q numbers those that are seen, by default all; a policy that sees the objects in a cloud gets the
+    robot's own and the goal's.
+    """
+
+    def __init__(self, width: int, columns: tuple[int, ...] | None = None, floor: float = 0.02, most: float = 5.0):
         super().__init__()
-        self.width, self.shape, self.floor, self.most = width, (width,), floor, most
-        self.register_buffer("mean", torch.full((width,), torch.nan))
-        self.register_buffer("spread", torch.full((width,), torch.nan))
+        self.columns, self.shape, self.floor, self.most = list(columns or range(width)), (width,), floor, most
+        if not all(0 <= column < width for column in self.columns):
+            raise ConfigError(f"encoders.state.columns={columns}: the state has {width} numbers, 0 to {width - 1}")
+        self.width = len(self.columns)
+        self.register_buffer("mean", torch.full((self.width,), torch.nan))
+        self.register_buffer("spread", torch.full((self.width,), torch.nan))
 
     def fit(self, values: Tensor) -> None:
-        """Take mean and deviation of (..., width). Raises DataError if there are none or they are not finite."""
-        values = values.reshape(-1, self.width).to(self.mean)
+        """Take mean and deviation of (..., q). Raises DataError if there are none or they are not finite."""
+        values = values.reshape(-1, *self.shape)[:, self.columns].to(self.mean)
         if not len(values) or not torch.isfinite(values).all():
             raise DataError("normaliser: the data are empty or not finite; collect or export them again")
         self.mean.copy_(values.mean(0))
         self.spread.copy_(values.std(0, unbiased=False).clamp_min(self.floor))
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / self.spread).clamp(-self.most, self.most)
+        return ((x[..., self.columns] - self.mean) / self.spread).clamp(-self.most, self.most)
 
 
 class _Block(nn.Module):

@@ -85,8 +85,8 @@ def imitate(
 
 
 def _decoder(policy: Policy, data: Decisions) -> Reconstruction:
-    state, points = (data.observation.get(name) for name in ("state", "points"))
-    return Reconstruction(policy.width, None if state is None else state.shape[-1],
+    encoders, points = policy.encoder.encoders, data.observation.get("points")
+    return Reconstruction(policy.width, encoders["state"].width if "state" in encoders else None,
                           None if points is None else points.shape[-2])  # fmt: skip
 
 

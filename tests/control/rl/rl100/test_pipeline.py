@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +12,12 @@ from common.engine.test import test as evaluate
 from common.engine.train import train
 from common.engine.workdir import read_metrics
 from common.errors import CheckpointError, ConfigError, DataError
-from control.rl.rl100.collect import TaskSpec
+from control.policies.encoders import StandardStateEncoder
+from control.rl.rl100.collect import TaskSpec, play
+from control.rl.rl100.decisions import decisions_of
 from control.rl.rl100.demonstrations import noisy_demonstrations
-from control.rl.rl100.runner import RL100Runner, read, settings_of
+from control.rl.rl100.runner import RL100Runner, policy_of, read, settings_of
+from control.rl.rl100.stages import ImitationSettings, imitate
 from control.workers import local_pool
 
 CONFIG = "configs/control/rl100/dial_turn.py"
@@ -120,6 +124,34 @@ def test_other_files_and_unknown_keys_are_named(tmp_path, capsys):
         settings_of({"imitated": "some"})
     assert cli.main(["train", CONFIG, "--work-dir", str(tmp_path), "--cfg-options", "policy.net.widht=3"]) == 1
     assert "widht" in capsys.readouterr().err
+
+
+def test_the_point_cloud_policy_sees_the_puck_in_the_cloud_alone():
+    cfg = load_config("configs/control/rl100/push_points.py")
+    spec = TaskSpec(cfg.task.task, tuple(cfg.task.observe), 6)
+    policy = policy_of(dict(cfg.policy), spec, 0).eval()
+    found = play(policy_with_ranges(policy, spec), spec, [5], "explore")
+    assert found[0].observations["points"].shape[1:] == (512, 3) and len(found[0]) == 6
+    state, points = (torch.as_tensor(found[0].observations[name][None, :1]) for name in ("state", "points"))
+    before = policy.condition({"state": state, "points": points})
+    moved = state.clone()
+    moved[..., 4:7] += 0.1  # the puck's place in the state
+    assert torch.equal(policy.condition({"state": moved, "points": points}), before)
+    assert not torch.equal(policy.condition({"state": state, "points": points + 0.1}), before)
+    data = decisions_of(found, 4, 1, 0.99, 1, spec.observe)
+    settings = ImitationSettings(iterations=2, batch=3, reconstruction=0.5)
+    logged = imitate(policy, data, settings, torch.Generator().manual_seed(0))
+    assert 0 < logged["imitation_loss"] < 100
+    with pytest.raises(ConfigError, match="the state has 39 numbers"):
+        StandardStateEncoder(39, columns=(39,))
+
+
+def policy_with_ranges(policy, spec):
+    env = spec.make()
+    seen = [env.reset(seed=seed)[0] for seed in range(3)]
+    policy.fit({name: torch.as_tensor(np.stack([one[name] for one in seen])) for name in spec.observe},
+               torch.tensor([[-1.0] * 4, [1.0] * 4]))  # fmt: skip
+    return policy
 
 
 def test_demonstrations_are_successes_under_noise_with_what_was_executed():
