@@ -6,6 +6,7 @@ from PIL import Image
 from control import demo_agv
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_demo_reaches_its_report_and_a_second_run_trains_nothing(tmp_path):
     options = ["--work-dir", str(tmp_path), "--steps", "8192", "--episodes", "2", "--backend", "kinematic"]

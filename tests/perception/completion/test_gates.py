@@ -63,7 +63,7 @@ def score(complete, scenes):
     return evaluate(complete, scenes, CI.radius)["means"]
 
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_the_teacher_completes_and_a_student_of_one_step_beats_its_own_step(trained):

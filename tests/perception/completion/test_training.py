@@ -65,6 +65,7 @@ def test_a_killed_distillation_resumes_with_assistants_turns_and_average(towns, 
     assert not torch.equal(weights["winner"], weights["loser"])
 
 
+@pytest.mark.slow
 def test_a_teacher_is_tested_drawn_and_exported_with_its_refinement(towns, teacher, tmp_path, capsys):
     refined = config("refinement", towns, tmp_path / "refinement", 5)
     train(refined)
