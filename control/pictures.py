@@ -26,10 +26,11 @@ def episode_frames(
     return pictures
 
 
-def strip(frames: list[np.ndarray], count: int = 6) -> np.ndarray:
-    """(H, count W, 3): `count` frames of an episode at even distances, the first and the last included."""
+def strip(frames: list[np.ndarray], count: int = 6, gap: int = 4) -> np.ndarray:
+    """(H, W', 3): `count` frames of an episode at even distances, the first and the last included, white between."""
     chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, count)]
-    return np.concatenate(chosen, 1)
+    between = np.full((len(chosen[0]), gap, 3), 255, np.uint8)
+    return np.concatenate([part for one in chosen for part in (one, between)][:-1], 1)
 
 
 def save_png(image: np.ndarray, path: str | Path) -> Path:
