@@ -14,6 +14,7 @@ class Episode:
     """observations: name -> (T + 1, ...), of which the last follows the last action; actions (T, A); rewards (T,).
 
     success: whether the task's criterion held at the end, None where nobody knows. seed: of the layout, or None.
+    terminated: whether the task ended it, success or not, rather than the time limit; None: if it succeeded.
     """
 
     observations: dict[str, np.ndarray]
@@ -22,6 +23,7 @@ class Episode:
     success: bool | None = None
     seed: int | None = None
     extras: dict = field(default_factory=dict)
+    terminated: bool | None = None
 
     def __len__(self) -> int:
         return len(self.actions)

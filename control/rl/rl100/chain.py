@@ -53,8 +53,10 @@ class Chain:
     released: bool = False
 
     def __post_init__(self):
-        if not self.process.steps or not 1 <= self.steps < self.process.steps or self.process.steps % self.steps:
-            raise ConfigError(f"steps={self.steps}: wanted a proper divisor of the process' {self.process.steps} steps")
+        if not self.process.steps or not 2 <= self.steps < self.process.steps or self.process.steps % self.steps:
+            raise ConfigError(
+                f"steps={self.steps}: wanted a proper divisor of the process' {self.process.steps} steps, at least 2"
+            )
         if not 0 < self.s_min <= self.s_max:
             raise ConfigError(f"s_min={self.s_min}, s_max={self.s_max}: wanted 0 < s_min <= s_max")
 

@@ -5,6 +5,7 @@ the seed; lanes and episodes may therefore be spread over processes.
 """
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,17 @@ class TaskSpec:
 
     def make(self):
         return make(self.task, self.max_steps, observe=self.observe)
+
+
+@contextmanager
+def one_thread():
+    """PyTorch on one thread, here as in a worker: sums of several may differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Windows:
@@ -108,7 +120,7 @@ class Actor:
         condition = policy.condition(observation).repeat_interleave(CANDIDATES, 0)
         start = source.draw(CANDIDATES, *policy.shape).flatten(0, 1)
         noise = source.draw(policy.chain.steps, CANDIDATES, *policy.shape, leading=True).flatten(1, 2)
-        action = policy.explore(condition, start, noise).action.clamp(-1, 1)
+        action = policy.executed(policy.explore(condition, start, noise).action)
         best = self.critics.least(condition, action).view(-1, CANDIDATES).argmax(1)
         chosen = action.view(-1, CANDIDATES, *policy.shape)[torch.arange(len(best)), best]
         return policy.to_robot(chosen).numpy()
@@ -155,15 +167,19 @@ def play(
     policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1, critics: Critics | None = None
 ) -> list[Episode]:
     """One episode per seed, all side by side, in the order of the seeds. way, steps, critics: as `Actor`."""
+    with one_thread():
+        return _play(policy, spec, seeds, Actor(policy, way, seeds, steps, critics))
+
+
+def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> list[Episode]:
     envs = [spec.make() for _ in seeds]
     begun = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
-    actor = Actor(policy, way, seeds, steps, critics)
     windows = Windows(spec.observe, policy.encoder.steps, len(seeds))
     for row, one in enumerate(begun):
         windows.begin(row, one)
     frames = [[one] for one in begun]
     actions: list[list] = [[] for _ in seeds]
-    won, alive = [False] * len(seeds), list(range(len(seeds)))
+    won, over, alive = [False] * len(seeds), [False] * len(seeds), list(range(len(seeds)))
     while alive:
         choice = actor.decide(windows.stacked(alive), alive)
         acting = dict(zip(alive, choice.actions, strict=True))
@@ -175,19 +191,20 @@ def play(
                 frames[row].append(seen)
                 windows.take(row, seen)
                 won[row] = bool(info["success"])
-                if ended or cut or won[row]:
+                over[row] = bool(ended) or won[row]
+                if over[row] or cut:
                     del acting[row]
         alive = list(acting)
     for env in envs:
         env.close()
-    return [_episode(spec, *one) for one in zip(frames, actions, won, seeds, strict=True)]
+    return [_episode(spec, *one) for one in zip(frames, actions, won, over, seeds, strict=True)]
 
 
-def _episode(spec: TaskSpec, frames: list[dict], actions: list[np.ndarray], won: bool, seed: int) -> Episode:
+def _episode(spec: TaskSpec, frames: list[dict], actions: list, won: bool, over: bool, seed: int) -> Episode:
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = float(won)
     observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe}
-    return Episode(observations, np.stack(actions), rewards, won, int(seed))
+    return Episode(observations, np.stack(actions), rewards, won, int(seed), terminated=over)
 
 
 def play_spread(
@@ -248,6 +265,11 @@ class Lanes:
 def drive_lanes(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gamma: float) -> Lanes:
     """`decisions` decisions of one lane per seed under the stochastic chain, episode after episode; the last one is cut
     where the lane ends. A lane's episodes are drawn from its seed, below those kept for evaluation."""
+    with one_thread():
+        return _drive(policy, spec, seeds, decisions, gamma)
+
+
+def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gamma: float) -> Lanes:
     count, chunk = len(seeds), policy.shape[0]
     envs = [spec.make() for _ in seeds]
     draws = [np.random.default_rng((int(seed), 0x1A9E)) for seed in seeds]

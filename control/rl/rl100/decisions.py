@@ -86,7 +86,8 @@ def decisions_of(
             after[name].append(values[(end[:, None] + window).clip(0)])
         parts["action"].append(one.actions[steps])
         parts["reward"].append((one.rewards[steps] * taken * weights).sum(1))
-        alive = ~((end == length) & bool(one.success))
+        decided = one.success if one.terminated is None else one.terminated
+        alive = ~((end == length) & bool(decided))
         parts["discount"].append(gamma ** (end - begin) * alive)
         parts["episode"].append(np.full(len(begin), number))
 

@@ -120,4 +120,4 @@ class Ensemble(nn.Module):
     def disagreement(self, condition: Tensor, action: Tensor) -> Tensor:
         """(B,) spread of the elites' means in units of the data's: how far from the data a row is."""
         means, _ = self(condition, action)
-        return (means[self.elites].std(0) / self.spread).mean(-1)
+        return (means[self.elites].std(0, unbiased=False) / self.spread).mean(-1)

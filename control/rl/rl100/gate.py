@@ -98,12 +98,18 @@ class Gate:
         def decided(accepted: bool, reason: str) -> Decision:
             return Decision(accepted, gain, error, relative, reason)
 
-        if self.most_kl is not None and kl is not None and kl > self.most_kl:
+        if not torch.isfinite(difference).all():
+            return decided(False, "an estimate is not finite")
+        if self.most_kl is not None and kl is not None and not kl <= self.most_kl:
             return decided(False, f"KL {kl:.3g} to the round's start above {self.most_kl:g}")
-        if self.most_disagreement is not None and disagreement is not None and disagreement > self.most_disagreement:
+        if (
+            self.most_disagreement is not None
+            and disagreement is not None
+            and not disagreement <= self.most_disagreement
+        ):
             return decided(False, f"the ensemble's disagreement {disagreement:.3g} above {self.most_disagreement:g}")
-        if gain <= 0 or gain < self.z * error:
+        if not (gain > 0 and gain >= self.z * error):
             return decided(False, f"gain {gain:.3g} below {self.z:g} standard errors of {error:.3g}")
-        if relative < self.relative:
+        if not relative >= self.relative:
             return decided(False, f"gain of {100 * relative:.2g} % below {100 * self.relative:g} %")
         return decided(True, f"gain {gain:.3g}, standard error {error:.3g}")

@@ -54,7 +54,7 @@ class OfflineImprovement:
         seed: int = 0,
         disagreement: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.policy, self.conditions, self.settings, self.gate = policy, conditions, settings, gate
+        self.policy, self.conditions, self.settings, self.gate = policy.eval(), conditions, settings, gate
         self.advantage, self.value, self.step = advantage, value, step
         self.elites, self.disagreement = elites, disagreement
         self.generator = torch.Generator().manual_seed(seed)
@@ -83,7 +83,7 @@ class OfflineImprovement:
         start, noise = self._noise(len(given))
         with torch.no_grad():
             path = self.behaviour.explore(given, start, noise)
-            raw = self.advantage(given, path.action)
+            raw = self.advantage(given, self.policy.executed(path.action))
         shown = {"advantage_mean": float(raw.mean()), "advantage_std": float(raw.std())}
         advantage = normalised(raw)
         if advantage is None:
@@ -92,7 +92,9 @@ class OfflineImprovement:
         loss, ppo = surrogate(new, path.log_prob, advantage, self.clip)
         self.adam.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trained(), self.settings.most_gradient)
+        norm = nn.utils.clip_grad_norm_(self.trained(), self.settings.most_gradient)
+        if not torch.isfinite(norm):
+            return {**shown, "skipped": True}
         self.adam.step()
         kl = float(divergence(path.mean, mean.detach(), deviation).mean())
         return {**shown, **asdict(ppo), "kl_exact": kl, "loss": float(loss.detach())}
@@ -110,7 +112,7 @@ class OfflineImprovement:
                          self.elites, self.generator)  # fmt: skip
 
         def acts(policy: Policy):
-            return lambda condition, start, noise: policy.explore(condition, start, noise).action
+            return lambda condition, start, noise: policy.executed(policy.explore(condition, start, noise).action)
 
         found = [estimate(acts(one), self.step, self.value, begin, draws) for one in (self.behaviour, self.policy)]
         decision = self.gate(*found, kl=self._divergence(begin, draws), disagreement=self._disagreement(begin, draws))
@@ -133,7 +135,7 @@ class OfflineImprovement:
         if self.disagreement is None:
             return None
         action = self.policy.explore(given, draws.starts[0], draws.chains[0]).action
-        return float(self.disagreement(given, action).mean())
+        return float(self.disagreement(given, self.policy.executed(action)).mean())
 
     def _rows(self, count: int) -> Tensor:
         return self.conditions[torch.randint(len(self.conditions), (count,), generator=self.generator)]

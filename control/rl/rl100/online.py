@@ -19,6 +19,8 @@ from control.rl.rl100.policy import Policy
 from control.rl.rl100.surrogate import decision_advantages, normalised, surrogate, value_loss
 from control.workers import Pool
 
+LANES = 5  # side by side in a worker
+
 
 @dataclass(frozen=True)
 class OnlineSettings:
@@ -62,7 +64,7 @@ class OnlineImprovement:
     """`iterate` makes one iteration, `run` all that are left; both go on from wherever `state_dict` was taken."""
 
     def __init__(self, policy: Policy, v: nn.Module, spec: TaskSpec, settings: OnlineSettings, seed: int = 0):
-        self.policy, self.spec, self.settings, self.seed = policy, spec, settings, seed
+        self.policy, self.spec, self.settings, self.seed = policy.eval(), spec, settings, seed
         self.value = ValueNet(policy, v)
         parts = [policy.denoiser, *([policy.encoder, policy.bottleneck] if settings.train_encoder else [])]
         self.actor = [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
@@ -93,11 +95,10 @@ class OnlineImprovement:
         return row
 
     def _collect(self, pool: Pool) -> Lanes:
-        """Lanes of this iteration, in as many parts as there are workers; a lane's seed is its own, so the parts only
-        decide where it runs."""
+        """Lanes of this iteration, in parts of a fixed size, so that the number of workers changes nothing."""
         first = self.seed * 1_000_000 + self.done * self.settings.lanes
         seeds = list(range(first, first + self.settings.lanes))
-        parts = [part.tolist() for part in np.array_split(seeds, min(pool.workers, len(seeds)))]
+        parts = [seeds[i : i + LANES] for i in range(0, len(seeds), LANES)]
         for part in parts:
             pool.submit(_numbered, part[0], self.policy, self.spec, part, self.settings.decisions, self.settings.gamma)
         found = dict(pool.next() for _ in parts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from common.errors import ConfigError
+from common.errors import CheckpointError, ConfigError
 from control.demonstrations.store import Episode
 from control.rl.rl100.collect import TaskSpec, play_spread
 from control.rl.rl100.critics import Critics
@@ -59,6 +59,11 @@ class Settings:
     online: OnlineSettings = field(default_factory=OnlineSettings)
 
     def __post_init__(self):
+        if self.demonstrations > 250 or self.collect > 1000 or self.rounds > 9 or not 0 <= self.first_layout < 10_000:
+            raise ConfigError(
+                "pipeline: at most 250 demonstrations, 1,000 episodes a round, 9 rounds, first_layout below 10,000: "
+                "beyond begin the layouts of other rounds and of the evaluation"
+            )
         if self.imitated not in IMITATED:
             raise ConfigError(f"imitated={self.imitated!r}: choose one of {', '.join(IMITATED)}")
 
@@ -90,6 +95,13 @@ class Pipeline:
         """The stage that comes, None after the last."""
         left = self.settings.stages()[len(self.done) :]
         return left[0] if left else None
+
+    @property
+    def judged(self) -> bool:
+        """Whether the critics were trained on conditions of the encoder of now."""
+        changes = [one.split("/")[0] for one in self.done]
+        last = [one for one in changes if one in ("imitation", "retrain", "critics", "online")][-1:]
+        return last == ["critics"] or (last == ["online"] and not self.settings.online.train_encoder)
 
     def advance(self, progress: bool = False, keep: Callable[[], None] = lambda: None) -> dict:
         """Run the next stage. keep: called where a long stage may be resumed in its middle.
@@ -221,7 +233,12 @@ class Pipeline:
             raise ConfigError(f"the checkpoint has done {', '.join(state['done'])}; the config's order is "
                               f"{', '.join(self.settings.stages())}")  # fmt: skip
         numbers = self.policy.shape[0] * self.policy.shape[1]
-        self.policy.load_state_dict(state["policy"])
+        try:
+            self.policy.load_state_dict(state["policy"])
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's policy is not the config's: {str(error).splitlines()[1].strip()}"
+            ) from error
         if state["critics"] is not None:
             self.critics = Critics(self.policy.width, numbers, **self.settings.critics)
             self.critics.load_state_dict(state["critics"])
@@ -239,10 +256,11 @@ def _packed(episode: Episode) -> dict:
     return {
         "observations": {name: torch.from_numpy(values) for name, values in episode.observations.items()},
         "actions": torch.from_numpy(episode.actions), "rewards": torch.from_numpy(episode.rewards),
-        "success": bool(episode.success), "seed": episode.seed,
+        "success": bool(episode.success), "seed": episode.seed, "terminated": episode.terminated,
     }  # fmt: skip
 
 
 def _unpacked(one: dict) -> Episode:
     observations = {name: values.numpy() for name, values in one["observations"].items()}
-    return Episode(observations, one["actions"].numpy(), one["rewards"].numpy(), one["success"], one["seed"])
+    arrays = (one["actions"].numpy(), one["rewards"].numpy())
+    return Episode(observations, *arrays, one["success"], one["seed"], terminated=one["terminated"])

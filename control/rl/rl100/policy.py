@@ -116,6 +116,11 @@ class Policy(nn.Module):
         """Actions in the robot's units, clipped to the data's range."""
         return self.actions.inverse(normalised.clamp(-1, 1))
 
+    def executed(self, normalised: Tensor) -> Tensor:
+        """What the robot makes of a normalised action, normalised again as the data are: within [-1, 1], and nothing
+        where the data do not vary. Critics and models know no other actions."""
+        return self.actions(self.to_robot(normalised)).clamp(-1, 1)
+
 
 class Reconstruction(nn.Module):
     """What features have to keep: the state, or the points (Chamfer), decoded from the bottleneck's output.

@@ -89,6 +89,7 @@ class RL100Runner:
 
     def __init__(self, cfg: Config):
         self.cfg, self.work_dir, self.seed = cfg, Path(cfg.work_dir), int(cfg.randomness["seed"])
+        self._saved: list[Path] = []
         self.logger = logging.getLogger("tutelage.rl100")
         self.logger.setLevel(logging.INFO)
         self.spec = spec_of(cfg.task)
@@ -142,8 +143,10 @@ class RL100Runner:
         beside = path.with_name(f".{path.name}.tmp")
         torch.save({"rl100": pipeline.state_dict()}, beside)
         replace_file(beside, path)
-        for old in checkpoints_of(self.work_dir)[2:]:
-            old.unlink()
+        self._saved = [*(one for one in self._saved if one != path), path]  # another run's are not this one's to remove
+        for old in self._saved[:-2]:
+            old.unlink(missing_ok=True)
+        self._saved = self._saved[-2:]
         return path
 
     def _load(self, pipeline: Pipeline) -> None:
@@ -166,7 +169,7 @@ class RL100Runner:
         seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + int(given.get("episodes", 100))))
         ways, found, kept = tuple(given.get("ways", WAYS)), {}, {}
         for way in ways:
-            if (way == "one_step" and "head" not in pipeline.done) or (way == "best_of_n" and pipeline.critics is None):
+            if (way == "one_step" and "head" not in pipeline.done) or (way == "best_of_n" and not pipeline.judged):
                 continue
             critics = pipeline.critics if way == "best_of_n" else None
             episodes = play_spread(self.policy, self.spec, seeds, pool, way, critics=critics)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from control.rl.rl100.critics import Critics
 from control.rl.rl100.decisions import Decisions
 from control.rl.rl100.head import same_noise
@@ -85,17 +85,19 @@ def imitate(
 
 
 def _decoder(policy: Policy, data: Decisions) -> Reconstruction:
-    encoders, points = policy.encoder.encoders, data.observation.get("points")
+    encoders = policy.encoder.encoders
+    if not {"state", "points"} & set(encoders):
+        raise ConfigError(f"imitation.reconstruction: of {', '.join(encoders)} nothing is rebuilt; set it to 0")
     return Reconstruction(policy.width, encoders["state"].width if "state" in encoders else None,
-                          None if points is None else points.shape[-2])  # fmt: skip
+                          data.observation["points"].shape[-2] if "points" in encoders else None)  # fmt: skip
 
 
 def _targets(policy: Policy, seen: dict[str, Tensor]) -> dict[str, Tensor]:
     """The last step's state and points as their encoders see them."""
-    found = {}
-    if "state" in seen:
+    found, encoders = {}, policy.encoder.encoders
+    if "state" in encoders:
         found["state"] = policy.encoder.encoders["state"](seen["state"][:, -1:])[:, 0].detach()
-    if "points" in seen:
+    if "points" in encoders:
         found["points"] = policy.encoder.encoders["points"].normaliser(seen["points"][:, -1])
     return found
 

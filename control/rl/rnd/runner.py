@@ -112,6 +112,7 @@ class RNDRunner:
         self.model = build(cfg, self.seed)
         self.coverage = Coverage(arena(self.model.env))
         self.collisions: list[bool] = []
+        self._saved: list[Path] = []
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "RNDRunner":
@@ -162,8 +163,10 @@ class RNDRunner:
         path = Path(self.work_dir) / f"iter_{self.model.num_timesteps}.pth"
         extra = {"visits": torch.from_numpy(self.coverage.visits.copy()), "collisions": list(self.collisions)}
         checkpoint.save(self.model, path, extra)
-        for old in checkpoints_of(self.work_dir)[2:]:
-            old.unlink()
+        self._saved = [*(one for one in self._saved if one != path), path]  # another run's are not this one's to remove
+        for old in self._saved[:-2]:
+            old.unlink(missing_ok=True)
+        self._saved = self._saved[-2:]
         return path
 
     def _load(self, path: str | None, resume: bool) -> None:

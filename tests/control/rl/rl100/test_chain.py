@@ -183,7 +183,7 @@ def test_the_mean_chain_is_a_function_of_its_start():
 
 
 def test_what_does_not_fit_is_refused_by_name():
-    for steps in (3, 100, 0):
+    for steps in (3, 100, 0, 1):
         with pytest.raises(ConfigError, match=f"steps={steps}"):
             Chain(PROCESS, steps)
     with pytest.raises(ConfigError, match=r"s_min=0\.0"):

@@ -36,6 +36,12 @@ def test_a_time_limit_bootstraps_from_where_it_cut():
     assert ended.discount[-1] == 0 and found.discount[-1] > 0
 
 
+def test_a_failure_that_ends_an_episode_ends_the_bootstrap_too():
+    crashed = episode(10, False)
+    crashed.terminated = True
+    assert decisions_of([crashed], 4, 1, GAMMA).discount[-1] == 0
+
+
 def test_rewards_within_a_chunk_are_discounted():
     found = decisions_of([episode(5, False, [1, 2, 3, 4, 5])], 4, 1, GAMMA)
     torch.testing.assert_close(found.reward, torch.tensor([1 + 1 + 0.75 + 0.5, 5.0]))

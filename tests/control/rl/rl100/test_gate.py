@@ -94,6 +94,15 @@ def test_the_gate_takes_a_better_policy_and_refuses_a_worse_one(fitted):
     assert not refused.accepted and "below 2 standard errors" in refused.reason
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(bad):
+    after = torch.ones(10)
+    after[3] = bad
+    decision = Gate(most_kl=1.0)(torch.zeros(10), after, kl=0.1)
+    assert not decision.accepted and "not finite" in decision.reason
+    assert not Gate(most_kl=1.0)(torch.zeros(10), torch.ones(10) + torch.rand(10), kl=float("nan")).accepted
+
+
 def test_the_papers_rule_and_the_vetoes_refuse_by_name():
     torch.manual_seed(0)
     before = 10 + torch.randn(400)

@@ -110,6 +110,16 @@ def test_actions_lie_in_the_data_and_one_step_is_one_evaluation():
         Policy({"state": StateEncoder(3)}, 2, 2, 0, skip, vp_cosine(100), dict(steps=5))
 
 
+def test_what_is_executed_is_what_the_data_know():
+    policy = policy_of()
+    policy.actions.high[1] = policy.actions.low[1]  # the data's second number does not vary
+    action = 2 * torch.randn(9, CHUNK, WIDTH)
+    executed = policy.executed(action)
+    torch.testing.assert_close(executed[..., 0], action[..., 0].clamp(-1, 1))
+    assert executed[..., 1].abs().max() == 0
+    torch.testing.assert_close(policy.to_robot(executed), policy.to_robot(action))
+
+
 def test_the_head_begins_as_the_denoiser_of_now_and_shares_nothing_with_it():
     policy = policy_of()
     with torch.no_grad():
