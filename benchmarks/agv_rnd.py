@@ -213,6 +213,9 @@ def main(argv: list[str] | None = None) -> int:
             records[name] = known(name)
     missing = [name for name in STUDIES if records[name] is None]
     if missing:
+        for name, study in STUDIES.items():
+            if records[name] and study.layout != "Random":
+                print(f"{study.title}\n\n{result_table(records[name], study)}\n")
         print(f"no report yet: {', '.join(missing)} not measured")
         return 0
     picture = plot(records, STUDIES, args.results / "agv_rnd.png")

@@ -131,7 +131,8 @@ def test_a_tiny_run_reaches_its_report_and_a_second_one_measures_nothing(tmp_pat
     given = ["--scale", "0.005", "--most-seeds", "2", "--episodes", "3", "--held-out", "4"]
     given += ["--work-dir", str(tmp_path / "work"), "--results", str(tmp_path)]
     assert agv_rnd.main([*given, "--studies", "simple"]) == 0
-    assert "no report yet: simple_twin" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "no report yet: simple_twin" in shown and "Simple, MuJoCo (G1)" in shown
     assert agv_rnd.main(given) == 0
     text = (tmp_path / "agv_rnd.md").read_text()
     assert "G5. Simple" in text and "Unseen warehouses" in text and (tmp_path / "agv_rnd.png").is_file()
