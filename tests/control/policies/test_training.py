@@ -79,7 +79,7 @@ def test_a_checkpoint_is_tested_by_rollouts_exported_and_driven(data, tmp_path, 
     assert metrics["streaming/gain_low"] <= metrics["streaming/gain"] <= metrics["streaming/gain_high"]
     assert "DDPM100/gain" not in metrics  # the first plan is what the others are held against
     for plan in cfg.test_cfg.plans:
-        assert Image.open(tmp_path / "run" / "test" / f"{plan}_100000.png").size == (6 * 240, 180)
+        assert Image.open(tmp_path / "run" / "test" / f"{plan}_100000.png").size == (6 * 240 + 5 * 4, 180)
     cfg.dump(str(tmp_path / "resolved.py"))
     out = tmp_path / "policy.onnx"
     arguments = [str(tmp_path / "resolved.py"), str(checkpoint), str(out), "--plan", "streaming", "--episodes", "1"]
