@@ -24,6 +24,7 @@ from common.engine.config import load_config
 from common.engine.experiments import Job, run
 from control.envs.warehouse.env import AGVWarehouse
 from control.envs.warehouse.levels import level
+from control.envs.warehouse.options import FIELD
 from control.planning.drivers import DRIVERS, drive
 from control.rl.rnd.warehouses import EVALUATION_SEED, episodes
 
@@ -90,15 +91,7 @@ CONDITIONS = {  # what an unseen warehouse is like: options of the environment
     "3 movers": {"movers": 3},
     "3 movers, half as fast again, and noise": {
         "movers": 3,
-        "randomisation": {
-            "ray_noise": 0.02,
-            "ray_dropout": 0.02,
-            "gain": 0.1,
-            "latency": True,
-            "radius": 0.05,
-            "mover_speed": 0.5,
-            "mover_scale": 1.5,
-        },
+        "randomisation": {**asdict(FIELD), "mover_scale": 1.5},
     },
 }
 REFERENCES = ("pure_pursuit", "dynamic_window")  # in unseen warehouses

@@ -83,6 +83,24 @@ class ray_pool:
         return self._ray.get(done[0])
 
 
+def in_order(pool: Pool, function: Callable, calls: list[tuple]) -> list:
+    """Results of function(*call) in the order of the calls, as many at a time as the pool, entered, has workers."""
+    found, left, running = {}, list(enumerate(calls)), 0
+    while left or running:
+        while left and running < pool.workers:
+            number, call = left.pop(0)
+            pool.submit(_numbered, number, function, call)
+            running += 1
+        number, result = pool.next()
+        found[number] = result
+        running -= 1
+    return [found[number] for number in range(len(calls))]
+
+
+def _numbered(number: int, function: Callable, call: tuple) -> tuple[int, Any]:
+    return number, function(*call)
+
+
 def _one_thread() -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"

@@ -1,9 +1,9 @@
 """`tutelage bench OUT.onnx`: the benchmark of whatever the export is, a detector, a policy or a completion."""
 
-import json
 import sys
 from importlib import import_module
-from pathlib import Path
+
+from deploy.runtime.manifest import schema_of
 
 BENCHES = {  # schema of the manifest -> module; else the detector's
     "tutelage-policy": "deploy.policy_bench",
@@ -14,11 +14,7 @@ BENCHES = {  # schema of the manifest -> module; else the detector's
 
 def bench(onnx: str) -> str:
     """Module that measures the export; a missing or broken manifest is left for it to report."""
-    try:
-        schema = json.loads(Path(onnx).with_suffix(".json").read_text()).get("schema", "")
-    except (OSError, ValueError, AttributeError):
-        schema = ""
-    return BENCHES.get(str(schema).partition("/")[0], "deploy.bench")
+    return BENCHES.get(schema_of(onnx).partition("/")[0], "deploy.bench")
 
 
 def main(argv: list[str] | None = None) -> int:

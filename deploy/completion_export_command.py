@@ -69,9 +69,7 @@ def parity(model, path: Path, scan: np.ndarray, seed: int) -> tuple[float, float
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = export_parser(
-        "Export a completion: graphs and manifest.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
-    )
+    parse = export_parser("Export a completion: graphs and manifest.")
     parse.add_argument("--refinement", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="a refinement to export with it")
     return parse
 

@@ -42,24 +42,22 @@ def torch_policy(config: str, checkpoint: str, options: list[str], manifest: Pol
     """The same policy in PyTorch: of a diffusion policy the plan that was exported, with averaged weights."""
     from common.engine.config import load_config, parse_options
 
+    loaded = load_config(config, parse_options(options))
     if isinstance(manifest, ReactiveManifest):
         from deploy.reactive_export_command import load_actor
 
-        return load_actor(load_config(config, parse_options(options)), checkpoint)
+        return load_actor(loaded, checkpoint)
     if "way" in manifest.source:
         from control.rl.rl100.collect import ChunkPolicy
         from deploy.rl100_export_command import load_policy as load_chunks
 
-        policy = ChunkPolicy(
-            load_chunks(load_config(config, parse_options(options)), checkpoint)[0], manifest.source["way"]
-        )
+        policy = ChunkPolicy(load_chunks(loaded, checkpoint)[0], manifest.source["way"])
         policy.reset([0])
         return policy
     from control.policies.evaluation import actor
     from deploy.policy_export_command import load_policy, plans
 
-    plan, loaded = manifest.source.get("plan", ""), load_config(config, parse_options(options))
-    known = plans(loaded)
+    plan, known = manifest.source.get("plan", ""), plans(loaded)
     if plan not in known:
         raise ConfigError(f"{config} has the plans {', '.join(known)}; the export holds {plan!r}")
     policy = actor(load_policy(loaded, checkpoint), known[plan])

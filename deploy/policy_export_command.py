@@ -39,9 +39,7 @@ def exportable(known: dict[str, dict], name: str | None) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = export_parser(
-        "Export a policy: step, encoder, manifest.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
-    )
+    parse = export_parser("Export a policy: step, encoder, manifest.")
     parse.add_argument("--plan", help="one of the config's test_cfg.plans; default: the last")
     parse.add_argument("--episodes", type=int, default=2, help="whole episodes of the parity check; 0: none")
     return parse

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import ConfigError
 from control.policies.noise import NoiseSource
-from control.rl.rl100.collect import Windows
+from control.rl.rl100.collect import history_of
 from control.rl.rl100.policy import Policy
 from deploy.onnx_common import OPSET
 from deploy.policy_export import MOST_EVALUATIONS, EncoderGraph, write_graph
@@ -85,21 +85,19 @@ def closed_loop_difference(policy: Policy, path: str | Path, way: str, make, see
     """Largest difference of an action between PyTorch and the export, which see the same observations and draw the same
     noise, over whole episodes that the export drives."""
     runtime, worst = StreamingPolicy(path), 0.0
-    names, T = tuple(policy.encoder.encoders), policy.shape[0]
+    T = policy.shape[0]
     for seed in seeds:
         runtime.reset(seed)
-        source, windows = NoiseSource([seed]), Windows(names, policy.encoder.steps, 1)
+        source, history = NoiseSource([seed]), history_of(policy, 1)
         source.draw(*policy.shape)  # the runtime's start noise
         env = make()
         seen, info = env.reset(seed=seed)
-        windows.begin(0, seen)
         for step in range(steps):
-            if step:
-                windows.take(0, seen)
+            history.take(0, seen)
             ours = runtime.select_action(seen)
             if step % T == 0:
                 with torch.no_grad():
-                    condition = policy.condition(windows.stacked([0]))
+                    condition = policy.condition(history.stacked())
                     chunk = policy.to_robot(getattr(policy, way)(condition, source.draw(*policy.shape)))[0].numpy()
             worst = max(worst, float(np.abs(ours - chunk[step % T]).max()))
             seen, _, ended, cut, info = env.step(ours)

@@ -23,9 +23,7 @@ def load_policy(config, checkpoint: str):
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = export_parser(
-        "Export an RL-100 policy: step, encoder.", "OUT.onnx; OUT.encoder.onnx and OUT.json are written beside it"
-    )
+    parse = export_parser("Export an RL-100 policy: step, encoder.")
     parse.add_argument("--way", choices=WAYS, default="one_step", help="the head, or the K-step mean chain")
     parse.add_argument("--episodes", type=int, default=2, help="whole episodes of the parity check; 0: none")
     return parse

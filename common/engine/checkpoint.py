@@ -5,7 +5,7 @@ import pickle
 import pickletools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mmengine.runner.checkpoint as mm_checkpoint
@@ -228,6 +228,24 @@ def checkpoints_of(work_dir: str | os.PathLike) -> list[Path]:
         if named.is_file() and named not in found:
             found.insert(0, named)
     return found
+
+
+class NewestCheckpoints:
+    """Keeps the newest of a run's own checkpoints and removes its older ones; another run's in the same folder stay.
+
+    Args: own: those that the run has written before, e.g. `checkpoints_of` its folder where it resumes, newest first;
+        count: how many are kept.
+    """
+
+    def __init__(self, own: Iterable[str | os.PathLike] = (), count: int = 2):
+        self.paths, self.count = [Path(path) for path in own][::-1], count
+
+    def add(self, path: Path) -> None:
+        """Path has just been written."""
+        self.paths = [*(one for one in self.paths if one != path), path]
+        for old in self.paths[: -self.count]:
+            old.unlink(missing_ok=True)
+        self.paths = self.paths[-self.count :]
 
 
 def latest_checkpoint(work_dir: str | os.PathLike) -> Path:

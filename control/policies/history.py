@@ -69,12 +69,15 @@ class ObservationHistory:
         """Take {name: (B, ...)} of the current step. Raises as `check`; nothing is taken then."""
         taken = self.check(observation)
         self.shapes = {name: values.shape[1:] for name, values in taken.items()}
-        for index, seen in enumerate(self.steps):
-            now = {name: values[index] for name, values in taken.items()}
-            if seen is None:
-                self.steps[index] = deque([now] * self.observed, maxlen=self.observed)
-            else:
-                seen.append(now)
+        for index in range(len(self)):
+            self.take(index, {name: values[index] for name, values in taken.items()})
+
+    def take(self, index: int, now: dict[str, np.ndarray]) -> None:
+        """Take one environment's observation {name: (...)} of its current step, as it is; the others stay."""
+        if self.steps[index] is None:
+            self.steps[index] = deque([now] * self.observed, maxlen=self.observed)
+        else:
+            self.steps[index].append(now)
 
     def stacked(self, rows=None) -> dict[str, Tensor]:
         """{name: (rows, observed, ...)}, oldest first, of all environments or of some."""

@@ -21,6 +21,14 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def schema_of(onnx_path: str | Path) -> str:
+    """What the JSON beside an ONNX file calls itself; "" where that cannot be read, which is its reader's to report."""
+    try:
+        return str(json.loads(Path(onnx_path).with_suffix(".json").read_text()).get("schema", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
 def read_beside(onnx_path: Path, schema: str) -> tuple[Path, dict]:
     """The JSON beside an ONNX file, and its path.
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import InputError, ManifestError
-from .manifest import check_files, read_beside
+from .manifest import check_files, read_beside, schema_of
 from .policy import ActionError, StreamingPolicy
 from .policy_manifest import ObservationSpec, PolicyManifest, check_observation, observation_specs
 from .session import choose_providers
@@ -137,14 +137,10 @@ class ReactivePolicy:
 
 def open_manifest(path: str | Path) -> PolicyManifest | ReactiveManifest:
     """The manifest beside a policy, of either kind. Raises: ManifestError."""
-    try:
-        schema = json.loads(Path(path).with_suffix(".json").read_text()).get("schema")
-    except (OSError, ValueError, AttributeError):
-        schema = None  # the reader below says what is wrong
-    return (ReactiveManifest if schema == SCHEMA else PolicyManifest).load(path)
+    return (ReactiveManifest if schema_of(path) == SCHEMA else PolicyManifest).load(path)
 
 
 def open_policy(path: str | Path, threads: int = 1, providers: list[str] | None = None):
     """The exported policy of a file: a `StreamingPolicy`, or a `ReactivePolicy`. Raises: ManifestError."""
-    kind = ReactivePolicy if isinstance(open_manifest(path), ReactiveManifest) else StreamingPolicy
+    kind = ReactivePolicy if schema_of(path) == SCHEMA else StreamingPolicy
     return kind(path, threads=threads, providers=providers)

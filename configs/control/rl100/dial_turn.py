@@ -1,7 +1,6 @@
 """RL-100 on Meta-World's dial-turn from five noisy demonstrations, state observations, chunks of four actions.
 
-Stages: imitation, two rounds of offline improvement, online improvement, a one-step head. About twenty minutes on two
-cores."""
+Stages: imitation, two rounds of offline improvement, online improvement, a one-step head."""
 
 from common.nn.skip_net import SkipNet
 from control.policies.encoders import StandardStateEncoder

@@ -102,7 +102,7 @@ class Chain:
             x = self.gaussian(predict, x, t, m)[0]
         return x
 
-    def evaluate(self, predict: Callable[[int], Predict] | Predict, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, predict: Predict, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of a stored chain under the network of now: log-probability (K, B), means (K, B, T, A), deviations (K,)."""
         log_probs, means, deviations = [], [], []
         for k, (t, m) in enumerate(self.levels()):

@@ -16,11 +16,12 @@ from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.demonstrations.store import Episode
 from control.envs import make
+from control.policies.history import ObservationHistory
 from control.policies.noise import NoiseSource
 from control.rl.rl100.chain import Path
 from control.rl.rl100.critics import Critics
 from control.rl.rl100.policy import Policy
-from control.workers import Pool
+from control.workers import Pool, in_order
 
 WAYS = ("explore", "mean", "one_step", "best_of_n")
 CANDIDATES = 32  # chains of "best_of_n"
@@ -49,24 +50,9 @@ def one_thread():
         torch.set_num_threads(before)
 
 
-class Windows:
-    """The last O observations of every environment; an episode's first stands in for those before it."""
-
-    def __init__(self, names: tuple[str, ...], observed: int, count: int):
-        self.names, self.frames = names, [deque(maxlen=observed) for _ in range(count)]
-
-    def begin(self, row: int, seen: dict[str, np.ndarray]) -> None:
-        self.frames[row].extend([seen] * self.frames[row].maxlen)
-
-    def take(self, row: int, seen: dict[str, np.ndarray]) -> None:
-        self.frames[row].append(seen)
-
-    def stacked(self, rows: list[int]) -> dict[str, Tensor]:
-        """name -> (rows, O, ...), oldest first."""
-        return {
-            name: torch.from_numpy(np.stack([[one[name] for one in self.frames[row]] for row in rows]))
-            for name in self.names
-        }
+def history_of(policy: Policy, count: int) -> ObservationHistory:
+    """What the policy sees of `count` environments."""
+    return ObservationHistory.of(policy.encoder.encoders, policy.encoder.steps, count)
 
 
 @dataclass
@@ -137,25 +123,21 @@ class ChunkPolicy:
         seeds = [0] if seeds is None else list(seeds)
         if mask is None or not hasattr(self, "actor"):
             self.actor = Actor(self.policy, self.way, seeds, self.steps, self.critics)
-            self.windows = Windows(tuple(self.policy.encoder.encoders), self.policy.encoder.steps, len(seeds))
+            self.history = history_of(self.policy, len(seeds))
             self.queues: list[deque] = [deque() for _ in seeds]
-            self.begun = [False] * len(seeds)
             return
         for row in np.flatnonzero(mask):
             self.actor.source.restart(int(row), int(seeds[row]))
+            self.history.restart(row)
             self.queues[row].clear()
-            self.begun[row] = False
 
     def select_action(self, observation: dict[str, np.ndarray], active: np.ndarray | None = None) -> np.ndarray:
         """(B, A); zeros for those outside active (B,)."""
         rows = list(range(len(self.queues))) if active is None else np.flatnonzero(active).tolist()
-        for row in rows:
-            seen = {name: np.asarray(values)[row] for name, values in observation.items()}
-            (self.windows.take if self.begun[row] else self.windows.begin)(row, seen)
-            self.begun[row] = True
+        self.history.append(observation)
         due = [row for row in rows if not self.queues[row]]
         if due:
-            for row, chunk in zip(due, self.actor.decide(self.windows.stacked(due), due).actions, strict=True):
+            for row, chunk in zip(due, self.actor.decide(self.history.stacked(due), due).actions, strict=True):
                 self.queues[row].extend(chunk)
         actions = np.zeros((len(self.queues), self.policy.shape[1]), np.float32)
         for row in rows:
@@ -174,14 +156,14 @@ def play(
 def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> list[Episode]:
     envs = [spec.make() for _ in seeds]
     begun = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
-    windows = Windows(spec.observe, policy.encoder.steps, len(seeds))
+    history = history_of(policy, len(seeds))
     for row, one in enumerate(begun):
-        windows.begin(row, one)
+        history.take(row, one)
     frames = [[one] for one in begun]
     actions: list[list] = [[] for _ in seeds]
     won, over, alive = [False] * len(seeds), [False] * len(seeds), list(range(len(seeds)))
     while alive:
-        choice = actor.decide(windows.stacked(alive), alive)
+        choice = actor.decide(history.stacked(alive), alive)
         acting = dict(zip(alive, choice.actions, strict=True))
         for t in range(policy.shape[0]):
             for row in list(acting):
@@ -189,7 +171,7 @@ def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> lis
                 seen, _, ended, cut, info = envs[row].step(action)
                 actions[row].append(action)
                 frames[row].append(seen)
-                windows.take(row, seen)
+                history.take(row, seen)
                 won[row] = bool(info["success"])
                 over[row] = bool(ended) or won[row]
                 if over[row] or cut:
@@ -197,10 +179,11 @@ def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> lis
         alive = list(acting)
     for env in envs:
         env.close()
-    return [_episode(spec, *one) for one in zip(frames, actions, won, over, seeds, strict=True)]
+    return [finished_episode(spec, *one) for one in zip(frames, actions, won, over, seeds, strict=True)]
 
 
-def _episode(spec: TaskSpec, frames: list[dict], actions: list, won: bool, over: bool, seed: int) -> Episode:
+def finished_episode(spec: TaskSpec, frames: list, actions: list, won: bool, over: bool, seed: int) -> Episode:
+    """Of one observation more than actions, paid 1 at its end if it was won; over: whether the task ended it."""
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = float(won)
     observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe}
@@ -213,16 +196,8 @@ def play_spread(
 ) -> list[Episode]:  # fmt: skip
     """`play` in parts of fixed size over a pool that has been entered, in the order of the seeds: the same episodes
     whatever the pool."""
-    parts = [seeds[i : i + part] for i in range(0, len(seeds), part)]
-    found: dict[int, Episode] = {}
-    waiting, running = list(parts), 0
-    while waiting or running:
-        while waiting and running < pool.workers:
-            pool.submit(play, policy, spec, waiting.pop(0), way, steps, critics)
-            running += 1
-        found |= {one.seed: one for one in pool.next()}
-        running -= 1
-    return [found[int(seed)] for seed in seeds]
+    parts = [(policy, spec, seeds[i : i + part], way, steps, critics) for i in range(0, len(seeds), part)]
+    return [one for found in in_order(pool, play, parts) for one in found]
 
 
 @dataclass
@@ -274,10 +249,11 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
     envs = [spec.make() for _ in seeds]
     draws = [np.random.default_rng((int(seed), 0x1A9E)) for seed in seeds]
     actor = Actor(policy, "explore", seeds)
-    windows, rows = Windows(spec.observe, policy.encoder.steps, count), list(range(count))
+    history, rows = history_of(policy, count), list(range(count))
 
     def begin(row: int) -> None:
-        windows.begin(row, envs[row].reset(seed=int(draws[row].integers(EVALUATION_SEEDS)))[0])
+        history.restart(row)
+        history.take(row, envs[row].reset(seed=int(draws[row].integers(EVALUATION_SEEDS)))[0])
 
     for row in rows:
         begin(row)
@@ -285,7 +261,7 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
                                                    "discount", "terminated", "done")}  # fmt: skip
     steps = wins = ends = 0
     for _ in range(decisions):
-        kept["observation"].append(windows.stacked(rows))
+        kept["observation"].append(history.stacked())
         choice = actor.decide(kept["observation"][-1], rows)
         reward, taken = np.zeros(count), np.zeros(count, int)
         terminated, done = np.zeros(count), np.zeros(count)
@@ -293,7 +269,7 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
         for t in range(chunk):
             for row in sorted(acting):
                 seen, _, ended, cut, info = envs[row].step(choice.actions[row, t])
-                windows.take(row, seen)
+                history.take(row, seen)
                 steps += 1
                 taken[row] += 1
                 if info["success"]:
@@ -302,7 +278,7 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
                     terminated[row], done[row] = float(info["success"] or ended), 1.0
                     wins, ends = wins + bool(info["success"]), ends + 1
                     acting.discard(row)
-        kept["following"].append(windows.stacked(rows))
+        kept["following"].append(history.stacked())
         for row in np.flatnonzero(done):
             begin(row)
         for name, value in (("noise", choice.noise), ("states", choice.path.states), ("log_prob", choice.path.log_prob),
@@ -311,7 +287,7 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
             kept[name].append(value)
     for env in envs:
         env.close()
-    stacked = {name: {key: torch.stack([one[key] for one in kept[name]]) for key in spec.observe}
+    stacked = {name: {key: torch.stack([one[key] for one in kept[name]]) for key in history.shapes}
                for name in ("observation", "following")}  # fmt: skip
     noise = None if kept["noise"][0] is None else torch.stack(kept["noise"])
     return Lanes(

@@ -100,15 +100,3 @@ def decisions_of(
         {name: tensor(values) for name, values in after.items()},
         *(tensor(parts[name]) for name in ("action", "reward", "discount", "episode")),
     )  # fmt: skip
-
-
-def until_success(episode: Episode, succeeded: np.ndarray) -> Episode:
-    """The episode up to its first success, paid 1 there and 0 before. succeeded (T,): after each step."""
-    hits = np.flatnonzero(succeeded)
-    length = int(hits[0]) + 1 if len(hits) else len(episode)
-    rewards = np.zeros(length, np.float32)
-    if len(hits):
-        rewards[-1] = 1.0
-    observations = {name: values[: length + 1] for name, values in episode.observations.items()}
-    return replace(episode, observations=observations, actions=episode.actions[:length], rewards=rewards,
-                   success=bool(len(hits)))  # fmt: skip

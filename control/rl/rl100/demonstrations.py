@@ -6,8 +6,8 @@ from tqdm import tqdm
 from common.errors import DataError
 from control.demonstrations.collect import EVALUATION_SEEDS, SLACK
 from control.demonstrations.store import Episode
-from control.rl.rl100.collect import TaskSpec
-from control.workers import Pool
+from control.rl.rl100.collect import TaskSpec, finished_episode
+from control.workers import Pool, in_order
 
 
 def attempt(spec: TaskSpec, seed: int, noise: float) -> Episode:
@@ -19,20 +19,17 @@ def attempt(spec: TaskSpec, seed: int, noise: float) -> Episode:
     draws = np.random.default_rng((seed, 0xDA27))
     low, high = env.action_space.low, env.action_space.high
     seen, _ = env.reset(seed=seed)
-    frames, actions, won, over = [seen], [], False, False
-    while not over:
+    frames, actions, won, over, cut = [seen], [], False, False, False
+    while not (over or cut):
         clean = np.clip(expert(env.unwrapped), low, high)
         action = (clean + noise * (high - low) / 2 * draws.standard_normal(clean.shape)).clip(low, high)
-        seen, _, ended, cut, info = env.step(action)
+        seen, _, over, cut, info = env.step(action)
         frames.append(seen)
         actions.append(action.astype(np.float32))
         won = bool(info["success"])
-        over = ended or cut or won
+        over = bool(over) or won
     env.close()
-    rewards = np.zeros(len(actions), np.float32)
-    rewards[-1] = float(won)
-    observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe}
-    return Episode(observations, np.stack(actions), rewards, won, seed)
+    return finished_episode(spec, frames, actions, won, over, seed)
 
 
 def noisy_demonstrations(
@@ -48,9 +45,7 @@ def noisy_demonstrations(
     found: list[Episode] = []
     bar = tqdm(total=count, desc=spec.task, unit="episode", disable=not progress, dynamic_ncols=True)
     for first in range(seed, seed + most, count):
-        for number in range(first, first + count):
-            pool.submit(attempt, spec, number, noise)
-        wave = sorted((pool.next() for _ in range(count)), key=lambda one: one.seed)
+        wave = in_order(pool, attempt, [(spec, number, noise) for number in range(first, first + count)])
         found += [one for one in wave if one.success]
         bar.update(min(count, len(found)) - bar.n)
         if len(found) >= count:

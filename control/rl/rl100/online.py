@@ -17,7 +17,7 @@ from control.rl.rl100.collect import Lanes, TaskSpec, drive_lanes
 from control.rl.rl100.head import same_noise
 from control.rl.rl100.policy import Policy
 from control.rl.rl100.surrogate import decision_advantages, normalised, surrogate, value_loss
-from control.workers import Pool
+from control.workers import Pool, in_order
 
 LANES = 5  # side by side in a worker
 
@@ -98,11 +98,9 @@ class OnlineImprovement:
         """Lanes of this iteration, in parts of a fixed size, so that the number of workers changes nothing."""
         first = self.seed * 1_000_000 + self.done * self.settings.lanes
         seeds = list(range(first, first + self.settings.lanes))
-        parts = [seeds[i : i + LANES] for i in range(0, len(seeds), LANES)]
-        for part in parts:
-            pool.submit(_numbered, part[0], self.policy, self.spec, part, self.settings.decisions, self.settings.gamma)
-        found = dict(pool.next() for _ in parts)
-        return Lanes.joined([found[number] for number in sorted(found)])
+        asked = (self.settings.decisions, self.settings.gamma)
+        parts = [(self.policy, self.spec, seeds[i : i + LANES], *asked) for i in range(0, len(seeds), LANES)]
+        return Lanes.joined(in_order(pool, drive_lanes, parts))
 
     def learn(self, lanes: Lanes) -> dict:
         """The epochs on an iteration's lanes."""
@@ -189,10 +187,6 @@ class OnlineImprovement:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.done, self.steps, self.logs = state["done"], state["steps"], state["logs"]
-
-
-def _numbered(number: int, *arguments) -> tuple[int, Lanes]:
-    return number, drive_lanes(*arguments)
 
 
 def explained_variance(value: np.ndarray, target: np.ndarray) -> float:

@@ -150,19 +150,19 @@ class Pipeline:
     def _critics(self, generator, progress, keep) -> dict:
         """Critics and the model, both from scratch on all episodes."""
         data, s = self._decisions(self.episodes), self.settings
-        given = conditions_of(self.policy, data)
+        before, after = (conditions_of(self.policy, seen) for seen in (data.observation, data.following))
+        action = self.policy.actions(data.action).clamp(-1, 1)
         numbers = self.policy.shape[0] * self.policy.shape[1]
         self.critics = Critics(self.policy.width, numbers, **s.critics)
-        found = learn_critics(self.critics, given, data, s.critic, generator, progress)
+        found = learn_critics(self.critics, (before, after, action), data, s.critic, generator, progress)
         self.ensemble = Ensemble(self.policy.width, numbers, **s.dynamics)
-        before, after, action = given
         alive = data.discount > 0  # where an episode terminated there is nothing to be led to
         fit = self.ensemble.fit(before[alive], action[alive], after[alive], s.dynamics_iterations, generator=generator)
         return {**found, "model_error": float(fit.held_out[fit.elites].mean()), "decisions": len(data)}
 
     def _improve(self, generator, progress, keep) -> dict:
         s = self.settings
-        before, _, _ = conditions_of(self.policy, self._decisions(self.episodes))
+        before = conditions_of(self.policy, self._decisions(self.episodes).observation)
         seed = int(torch.randint(2**31, (), generator=generator))
         run = OfflineImprovement(
             self.policy, before, self.critics.advantage, self.critics.least, self.ensemble.step,
@@ -187,7 +187,7 @@ class Pipeline:
         return {"collected": len(new), "collected_success": sum(one.success for one in new) / len(new)}
 
     def _head(self, generator, progress, keep) -> dict:
-        before, _, _ = conditions_of(self.policy, self._decisions(self.episodes))
+        before = conditions_of(self.policy, self._decisions(self.episodes).observation)
         return warm_head(self.policy, before, self.settings.head_iterations, generator, progress=progress)
 
     def _online(self, generator, progress, keep) -> dict:

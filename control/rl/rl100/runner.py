@@ -12,7 +12,13 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 from common.diffusion.process import vp_cosine
-from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of, load_checkpoint, replace_file
+from common.engine.checkpoint import (
+    CorruptCheckpointError,
+    NewestCheckpoints,
+    checkpoints_of,
+    load_checkpoint,
+    save_atomic,
+)
 from common.errors import CheckpointError, ConfigError
 from common.statistics import wilson
 from control.demonstrations.collect import EVALUATION_SEEDS
@@ -89,7 +95,7 @@ class RL100Runner:
 
     def __init__(self, cfg: Config):
         self.cfg, self.work_dir, self.seed = cfg, Path(cfg.work_dir), int(cfg.randomness["seed"])
-        self._saved: list[Path] = []
+        self._saved = NewestCheckpoints(checkpoints_of(self.work_dir) if cfg.get("resume") else ())
         self.logger = logging.getLogger("tutelage.rl100")
         self.logger.setLevel(logging.INFO)
         self.spec = spec_of(cfg.task)
@@ -140,13 +146,8 @@ class RL100Runner:
         """Checkpoint of now; the newest two are kept. Online iterations count behind the stages that are done."""
         iterations = 0 if pipeline.online is None else pipeline.online.done
         path = self.work_dir / f"iter_{len(pipeline.done) + iterations}.pth"
-        beside = path.with_name(f".{path.name}.tmp")
-        torch.save({"rl100": pipeline.state_dict()}, beside)
-        replace_file(beside, path)
-        self._saved = [*(one for one in self._saved if one != path), path]  # another run's are not this one's to remove
-        for old in self._saved[:-2]:
-            old.unlink(missing_ok=True)
-        self._saved = self._saved[-2:]
+        save_atomic({"rl100": pipeline.state_dict()}, path)
+        self._saved.add(path)
         return path
 
     def _load(self, pipeline: Pipeline) -> None:

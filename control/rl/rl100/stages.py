@@ -103,16 +103,11 @@ def _targets(policy: Policy, seen: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def conditions_of(policy: Policy, data: Decisions, batch: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
-    """Conditions before and after every decision, and its normalised action: one pass of the frozen encoder."""
-    before, after = (
-        torch.cat([
-            policy.condition({name: values[i : i + batch] for name, values in seen.items()})
-            for i in range(0, len(data), batch)
-        ])
-        for seen in (data.observation, data.following)
-    )  # fmt: skip
-    return before, after, policy.actions(data.action).clamp(-1, 1)
+def conditions_of(policy: Policy, seen: dict[str, Tensor], batch: int = 1024) -> Tensor:
+    """(R, C) of observations (R, O, ...) by the frozen encoder, `batch` at a time."""
+    count = len(next(iter(seen.values())))
+    parts = [{name: values[i : i + batch] for name, values in seen.items()} for i in range(0, count, batch)]
+    return torch.cat([policy.condition(part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,8 @@ def learn_critics(
     critics: Critics, given: tuple[Tensor, Tensor, Tensor], data: Decisions, settings: CriticSettings,
     generator: torch.Generator, progress: bool = False,
 ) -> dict[str, float]:  # fmt: skip
-    """Implicit Q-learning on conditions of `conditions_of`. Returns the last losses and the largest Q seen of late."""
+    """Implicit Q-learning. given: conditions before and after every decision, (R, C) each, and its normalised action
+    (R, T, A). Returns the last losses and the largest Q seen of late."""
     before, after, action = given
     adam = torch.optim.Adam([p for p in critics.parameters() if p.requires_grad], settings.learning_rate)
     logs: list[dict[str, float]] = []

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.rl.advantages import discounted_sums
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -60,11 +62,7 @@ def decision_advantages(
     """
     discount = np.broadcast_to(discount, rewards.shape)
     delta = rewards + discount * (1 - terminated) * following - values
-    found, running = np.zeros_like(delta), np.zeros(delta.shape[1])
-    for s in reversed(range(len(delta))):
-        running = delta[s] + discount[s] * lam * (1 - done[s]) * running
-        found[s] = running
-    return found
+    return discounted_sums(delta, discount * lam * (1 - done))
 
 
 def value_loss(value: Tensor, old: Tensor, target: Tensor, clip: float = 0.2) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from control.rl.advantages import discounted_sums
+
 
 class TwoStreamSamples(NamedTuple):
     """A minibatch: stable-baselines3's fields, and those of the intrinsic stream."""
@@ -31,11 +33,7 @@ def gae(rewards: np.ndarray, values: np.ndarray, last: np.ndarray, gamma: float,
     alive = np.ones_like(rewards) if ends is None else 1 - ends
     following = np.concatenate([values[1:], last[None]])
     delta = rewards + gamma * alive * following - values
-    advantages, running = np.zeros_like(delta), np.zeros_like(last)
-    for t in reversed(range(len(delta))):
-        running = delta[t] + gamma * lam * alive[t] * running
-        advantages[t] = running
-    return advantages
+    return discounted_sums(delta, gamma * lam * alive)
 
 
 class TwoStreamRolloutBuffer(RolloutBuffer):

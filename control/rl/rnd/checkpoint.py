@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.engine.checkpoint import load_checkpoint, replace_file
+from common.engine.checkpoint import load_checkpoint, save_atomic
 from common.errors import CheckpointError
 from control.rl.rnd import warehouses
 from control.rl.rnd.ppo import RNDPPO
@@ -31,9 +31,7 @@ def save(model: RNDPPO, path: str | os.PathLike, extra: dict | None = None) -> P
                      "success": [bool(one) for one in model.ep_success_buffer]},
         "extra": extra or {},
     }  # fmt: skip
-    beside = path.with_name(f".{path.name}.tmp")
-    torch.save(_mapped(state, _plain), beside)
-    replace_file(beside, path)
+    save_atomic(_mapped(state, _plain), path)
     return path
 
 

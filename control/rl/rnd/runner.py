@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 from tqdm import tqdm
 
-from common.engine.checkpoint import CorruptCheckpointError, checkpoints_of
+from common.engine.checkpoint import CorruptCheckpointError, NewestCheckpoints, checkpoints_of
 from common.errors import CheckpointError, ConfigError
 from control.envs.warehouse.measures import Coverage, summary
 from control.rl.cloning import clone, demonstrate
@@ -112,7 +112,7 @@ class RNDRunner:
         self.model = build(cfg, self.seed)
         self.coverage = Coverage(arena(self.model.env))
         self.collisions: list[bool] = []
-        self._saved: list[Path] = []
+        self._saved = NewestCheckpoints(checkpoints_of(self.work_dir) if cfg.get("resume") else ())
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> "RNDRunner":
@@ -163,10 +163,7 @@ class RNDRunner:
         path = Path(self.work_dir) / f"iter_{self.model.num_timesteps}.pth"
         extra = {"visits": torch.from_numpy(self.coverage.visits.copy()), "collisions": list(self.collisions)}
         checkpoint.save(self.model, path, extra)
-        self._saved = [*(one for one in self._saved if one != path), path]  # another run's are not this one's to remove
-        for old in self._saved[:-2]:
-            old.unlink(missing_ok=True)
-        self._saved = self._saved[-2:]
+        self._saved.add(path)
         return path
 
     def _load(self, path: str | None, resume: bool) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from common.engine.checkpoint import (
     CorruptCheckpointError,
+    NewestCheckpoints,
     checkpoints_of,
     install_safe_loading,
     latest_checkpoint,
@@ -222,3 +223,19 @@ def test_objects_of_harmless_looking_classes_are_refused_by_name(tmp_path):
     torch.save({"args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
     with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):
         load_checkpoint(tmp_path / "args.pth")
+
+
+def test_a_run_keeps_its_newest_checkpoints_and_leaves_another_runs_alone(tmp_path):
+    def write(number):
+        path = tmp_path / f"iter_{number}.pth"
+        path.write_bytes(b"x")
+        return path
+
+    others = [write(47), write(48)]
+    fresh = NewestCheckpoints()
+    for number in (1, 2, 3, 3):
+        fresh.add(write(number))
+    assert checkpoints_of(tmp_path) == [*others[::-1], tmp_path / "iter_3.pth", tmp_path / "iter_2.pth"]
+    resumed = NewestCheckpoints(checkpoints_of(tmp_path))
+    resumed.add(write(49))
+    assert checkpoints_of(tmp_path) == [tmp_path / "iter_49.pth", tmp_path / "iter_48.pth"]

@@ -6,7 +6,7 @@ import torch
 
 from common.errors import ConfigError, DataError
 from control.demonstrations.store import Episode
-from control.rl.rl100.decisions import decisions_of, until_success
+from control.rl.rl100.decisions import decisions_of
 
 GAMMA = 0.5
 
@@ -69,16 +69,6 @@ def test_a_stride_of_one_makes_a_decision_of_every_step():
     assert len(found) == 6
     torch.testing.assert_close(found.reward, torch.tensor([0, 0, GAMMA**3, GAMMA**2, GAMMA, 1.0]))
     torch.testing.assert_close(found.discount, torch.tensor([GAMMA**4, GAMMA**4, 0, 0, 0, 0]))
-
-
-def test_an_episode_ends_with_its_first_success():
-    long = episode(8, True, np.ones(8))
-    found = until_success(long, np.array([0, 0, 0, 1, 0, 1, 1, 1]))
-    assert len(found) == 4 and found.success
-    np.testing.assert_array_equal(found.rewards, [0, 0, 0, 1])
-    found.check("it")
-    never = until_success(long, np.zeros(8))
-    assert len(never) == 8 and not never.success and not never.rewards.any()
 
 
 def test_what_cannot_be_used_is_named():
