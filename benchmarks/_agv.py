@@ -136,6 +136,8 @@ def plot(records: dict, studies: dict, path: Path) -> Path:
     shown = [name for name, study in studies.items() if study.layout != "Random"]
     figure, axes = plt.subplots(2, len(shown), figsize=(4.2 * len(shown), 6.4), layout="constrained", sharey="row")
     for column, name in enumerate(shown):
+        for panel in axes[:, column]:
+            panel.set_prop_cycle(color=plt.get_cmap("tab20" if len(records[name]["curves"]) > 10 else "tab10").colors)
         for variant, runs in records[name]["curves"].items():
             steps = np.array(runs[0]["steps"]) / 1000
             for row, key in enumerate(("success", "coverage")):
@@ -145,7 +147,7 @@ def plot(records: dict, studies: dict, path: Path) -> Path:
                     panel.fill_between(steps, values.min(0), values.max(0), alpha=0.15, color=line.get_color())
         axes[0, column].set_title(studies[name].title, fontsize=9)
         axes[1, column].set_xlabel("1,000 steps")
-        axes[0, column].legend(fontsize=6)
+        axes[1, column].legend(fontsize=6, loc="lower right", ncols=1 + (len(records[name]["curves"]) > 4))
     axes[0, 0].set_ylabel("success in training")
     axes[1, 0].set_ylabel("coverage")
     path.parent.mkdir(parents=True, exist_ok=True)

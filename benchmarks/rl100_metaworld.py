@@ -175,6 +175,9 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
             for run_, style in zip(record["runs"], ("-", ":"), strict=False):
                 steps, won = ([row[key] for row in run_["online"]] for key in ("steps", "success"))
                 axis.plot(np.array(steps) / 1000, won, style, linewidth=1.2)
+        for style, label in (("-", "after the offline rounds"), (":", "online alone")):
+            axis.plot([], [], style, color="black", label=label)
+        axis.legend(fontsize=7, loc="lower right")
         axis.set(title=name, xlabel="1,000 steps online", ylim=(-0.02, 1.02))
     axes[0, 0].set_ylabel("success while exploring")
     path.parent.mkdir(parents=True, exist_ok=True)
