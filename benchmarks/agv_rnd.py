@@ -23,6 +23,7 @@ from _report import RESULTS, describe_device, training_cost, write_report
 from common.engine.config import load_config
 from common.engine.experiments import Job, run
 from control.envs.warehouse.env import AGVWarehouse
+from control.envs.warehouse.layout import Layout
 from control.envs.warehouse.levels import level
 from control.envs.warehouse.options import FIELD
 from control.planning.drivers import DRIVERS, drive
@@ -74,11 +75,11 @@ STUDIES = {
         },
     ),
     "complex10": Study("Complex10, kinematic twin (G2)", "Complex10", 999_424, "kinematic",
-                       {"RND": RND, "PPO": PPO, "count": {"algorithm.bonus": "count"}}),
+                       {"RND": RND, "PPO": PPO}),
     "simple_dynamic": Study("SimpleDynamic, MuJoCo (G3)", "SimpleDynamic", 798_720, "mujoco",
                             {"RND": RND, "full observation": FULL}, drivers=("pure_pursuit", "dynamic_window")),
     "complex": Study("Complex, kinematic twin", "Complex", 1_998_848, "kinematic",
-                     {"RND": RND, "RND, c_E = 10": {"algorithm.ext_coef": 10.0}}),
+                     {"RND": RND}),
     "random": Study("Unseen random warehouses", "Random", 999_424, "kinematic", {"RND": RND, "PPO": PPO},
                     (0, 1, 2), "rnd_random", drivers=()),
     "distilled": Study("Unseen random warehouses: the distilled planner", "Random", 499_712, "kinematic",
@@ -115,7 +116,8 @@ def jobs_of(name: str, args) -> dict[tuple[str, int], Job]:
 def driven(driver: str, count: int, environment: dict) -> dict[str, list]:
     """Episodes of a driver on the seeds that a policy is evaluated on."""
     env = AGVWarehouse(**environment)
-    return columns([drive(DRIVERS[driver](), env, EVALUATION_SEED + i)[0] for i in range(count)])
+    options = [None if isinstance(env.layouts, Layout) else env.layouts.option(i) for i in range(count)]
+    return columns([drive(DRIVERS[driver](), env, EVALUATION_SEED + i, options[i])[0] for i in range(count)])
 
 
 def columns(found: list[dict]) -> dict[str, list]:

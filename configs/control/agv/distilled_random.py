@@ -13,6 +13,7 @@ algorithm = dict(policy=RelativeEntropyPolicy, int_coef=0.0, ext_coef=1.0, width
                  n_epochs=4, learning_rate=1e-4, gamma=0.995, ent_coef=0.01)  # fmt: skip
 total_steps = 499_712  # 122 rollouts
 checkpoint_every = 65_536
+picture_every = 0  # rollouts between two maps of the visits; 0: none
 evaluation = dict(episodes=100, environment=dict(pool=(1000, 200)))  # layouts that no training sees
 load_from = None
 resume = False

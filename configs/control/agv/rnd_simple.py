@@ -12,6 +12,7 @@ algorithm = dict(features="fourier", bonus="rnd", bonus_kwargs=dict(), ext_coef=
                  learning_rate=3e-4, gamma=0.995, ent_coef=0.003)  # fmt: skip
 total_steps = 249_856  # 61 rollouts
 checkpoint_every = 65_536
+picture_every = 0  # rollouts between two maps of bonus and visits; 0: none
 evaluation = dict(episodes=100, environment=dict())
 load_from = None
 resume = False

@@ -1,8 +1,7 @@
 """The warehouse as a gymnasium environment, and many of them at once for stable-baselines3."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,25 +16,26 @@ from control.envs.warehouse.levels import CONTROL_PERIOD, level, random_layout
 from control.envs.warehouse.mujoco_world import MujocoWorld
 from control.envs.warehouse.options import FIELD, Options, Randomisation
 from control.envs.warehouse.pictures import draw
-from control.envs.warehouse.task import Warehouse, check_actions
+from control.envs.warehouse.task import Pool, Warehouse, check_actions
 
 BACKENDS = {"mujoco": MujocoWorld, "kinematic": KinematicWorld}
 
 cached_random_layout = lru_cache(maxsize=4096)(random_layout)
 
 
-def layouts_of(layout: str | Path | Layout, pool: tuple[int, int], movers: int) -> Layout | Callable[[int], Layout]:
-    """A layout by name, from a JSON file or as it is; "Random": one of the pool (first seed, how many) per number."""
-    if isinstance(layout, Layout):
-        return layout
-    if str(layout).endswith(".json"):
-        return Layout.from_json(layout)
+def layouts_of(layout: str | Path | Layout, pool: tuple[int, int], movers: int) -> Layout | Pool:
+    """A layout by name, from a JSON file or as it is; "Random": those of the pool (first seed, how many)."""
     if layout == "Random":
         first, count = pool
-        if count < 1:
-            raise ConfigError(f"pool={pool!r}: wanted (first seed, number of layouts), at least one")
-        return lambda drawn: cached_random_layout(first + drawn % count, movers)
-    return level(str(layout))
+        if count < 1 or movers < 0:
+            raise ConfigError(f"pool={pool!r}, movers={movers!r}: wanted (first seed, number of layouts) with at least "
+                              "one layout, and 0 movers or more")  # fmt: skip
+        return Pool(first, count, partial(cached_random_layout, movers=movers))
+    if movers:
+        raise ConfigError(f"movers={movers!r} are for layout='Random'; a level or a file says its own")
+    if isinstance(layout, Layout):
+        return layout
+    return Layout.from_json(layout) if str(layout).endswith(".json") else level(str(layout))
 
 
 def _options(randomisation: bool | dict | Randomisation, given: dict) -> Options:
@@ -69,12 +69,14 @@ class AGVWarehouse(gym.Env):
         backend: "mujoco", or "kinematic": its numpy twin.
         pool: (first seed, number) of the layouts that "Random" draws from. movers: of a random layout.
         max_steps: of an episode; default the layout's. randomisation: True for all of it, or a dictionary.
+        render_mode: "rgb_array": a picture from `render`, without a display; "human": a window at the vehicle's pace,
+            from the first step on; ConfigError where there is no display.
         options: as `Options`: reward, collision, speed, observe_pose, goal_visibility, stop_at_goal.
-    `reset(options=...)` takes layout_seed, start (x, y[, heading]) and goal (x, y).
-    Raises: ConfigError, LayoutError; ValueError for an action of a wrong shape or not finite.
+    `reset(options=...)` takes layout_seed (of a random layout), start (x, y[, heading]) and goal (x, y).
+    Raises: ConfigError, LayoutError; ActionError for an action of a wrong shape or outside [-1, 1].
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_PERIOD)}
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": round(1 / CONTROL_PERIOD)}
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class AGVWarehouse(gym.Env):
     ):
         if backend not in BACKENDS:
             raise ConfigError(f"backend={backend!r}: choose one of {', '.join(BACKENDS)}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(f"render_mode={render_mode!r}: choose one of {', '.join(self.metadata['render_modes'])}")
         self.options = _options(randomisation, options)
         self.layouts = layouts_of(layout, pool, movers)
         self.warehouse = Warehouse(BACKENDS[backend](1), self.layouts, self.options, 1, max_steps)
@@ -96,15 +100,18 @@ class AGVWarehouse(gym.Env):
         self.observation_space = observation_space(self.options)
         self.render_mode, self.control_hz = render_mode, 1 / CONTROL_PERIOD
         self.trail: list[tuple[float, float]] = []
-        self._running = False
+        self._running, self._window = False, None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         given = dict(options or {})
         if unknown := sorted(set(given) - {"layout_seed", "start", "goal"}):
             raise ConfigError(f"reset options: unknown {unknown[0]!r}; wanted layout_seed, start or goal")
+        self._running = False
         self.warehouse.reset(0, self.np_random, **given)
         self._running, self.trail = True, [self.warehouse.pose_of(0)[:2]]
+        if self._window:
+            self._window.show(self.warehouse)
         return self.warehouse.observation()[0], self._info(False)
 
     def step(self, action):
@@ -117,7 +124,9 @@ class AGVWarehouse(gym.Env):
         if ended or cut:
             info |= self.warehouse.episode(0, success, bool(flags["is_collision"][0]))
             self._running = False
-        if self.render_mode:
+        if self.render_mode == "human":
+            self._show()
+        elif self.render_mode:
             self.trail.append(info["pose"][:2])
         return self.warehouse.observation()[0], float(reward[0]), ended, cut, info
 
@@ -125,8 +134,21 @@ class AGVWarehouse(gym.Env):
         return {"pose": self.warehouse.pose_of(0), "success": success, "is_success": success}
 
     def render(self) -> np.ndarray | None:
+        """(H, W, 3) uint8 of "rgb_array"; None of "human", which `step` and `reset` draw."""
         if self.render_mode == "rgb_array":
             return draw(self.warehouse, 0, self.trail)
+
+    def _show(self) -> None:
+        """The window opens with the first step: gymnasium's checker makes and resets every mode, display or not."""
+        if self._window is None:
+            from control.envs.warehouse.window import Window
+
+            self._window = Window()
+        self._window.show(self.warehouse)
+
+    def close(self) -> None:
+        if self._window:
+            self._window.close()
 
 
 class WarehouseVecEnv(VecEnv):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from control.envs.warehouse.geometry import boxes_to_points
+from control.envs.warehouse.geometry import boxes_to_points, segments_blocked
 
 HULL_RADIUS = 0.25  # m, of the AGV
 GOAL_RADIUS = 0.5  # m
@@ -148,6 +148,7 @@ def check(layout: Layout) -> None:
     for i, mover in enumerate(layout.movers):
         _numbers(f"movers[{i}].begin", mover.begin, 2)
         _numbers(f"movers[{i}].end", mover.end, 2)
+        _numbers(f"movers[{i}]: (speed, radius)", (mover.speed, mover.radius), 2)
         if mover.begin == mover.end or not mover.speed > 0 or not mover.radius > 0:
             raise LayoutError(f"movers[{i}]={mover}: wanted two way points, speed and radius above 0")
     if layout.goal_mode not in GOAL_MODES:
@@ -164,11 +165,22 @@ def check(layout: Layout) -> None:
         if not layout.free(place)[0]:
             nearest = layout.obstacles[boxes_to_points(np.array([place], float), layout.obstacles)[0].argmin()]
             box = tuple(float(one) for one in nearest)
-            raise LayoutError(f"{key}={place} is inside the wall or shelf {box}, or nearer than the hull's radius")
-    jitter = layout.start_jitter
-    corners = np.array(layout.start) + jitter * np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)])
-    if jitter < 0 or not layout.free(corners).all():
+            raise LayoutError(
+                f"{key}={place} is inside the wall or shelf {box}, or nearer than the hull's radius, {HULL_RADIUS} m: "
+                "move it"
+            )
+    _numbers("(start_jitter, goal_speed)", (layout.start_jitter, layout.goal_speed), 2)
+    jitter, start, boxes = layout.start_jitter, np.array(layout.start), layout.obstacles
+    gap = np.maximum(0, np.maximum(boxes[:, :2] - start, start - boxes[:, 2:]) - jitter)  # of the square's edges
+    if jitter < 0 or (np.linalg.norm(gap, axis=1) <= HULL_RADIUS).any():
         raise LayoutError(f"start_jitter={jitter}: around start={layout.start} there is not that much room")
+    if layout.goal_mode == "moving":
+        line = np.array([layout.goal, layout.goal_end], np.float64)
+        if not layout.goal_speed > 0 or segments_blocked(line[:1], line[1:], boxes, HULL_RADIUS)[0]:
+            raise LayoutError(
+                f"goal_mode='moving' at goal_speed={layout.goal_speed}: wanted more than 0, and a line from "
+                f"{layout.goal} to {layout.goal_end} that keeps {HULL_RADIUS} m off walls and shelves"
+            )
 
 
 def movers_at(movers: np.ndarray, time: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from xml.sax.saxutils import quoteattr
 
 import mujoco
 import numpy as np
@@ -39,7 +40,7 @@ def model_xml(layout: Layout, radius: float) -> str:
         for i, one in enumerate(layout.movers)
     )
     return f"""
-<mujoco model="{layout.name}">
+<mujoco model={quoteattr(str(layout.name))}>
   <option timestep="{TIMESTEP}" integrator="implicitfast" gravity="0 0 0"/>
   <visual><headlight ambient="0.5 0.5 0.5"/><global offwidth="1280" offheight="1280"/></visual>
   <worldbody>

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from gymnasium.error import InvalidAction
 
 from common.errors import ConfigError
 from control.envs.warehouse import measures
@@ -30,24 +32,48 @@ SIGHT = 3.0  # m, of a goal that is seen only in line of sight
 POSE = slice(41, 45)  # of an observation with the pose
 
 
+class ActionError(InvalidAction, ValueError):
+    """An action is of a wrong shape, out of range or no number."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Layouts that episodes draw from: seeds first .. first + count - 1. make: seed -> layout."""
+
+    first: int
+    count: int
+    make: Callable[[int], Layout]
+
+    def __call__(self, drawn: int) -> Layout:
+        """The layout of a number drawn at random, 0 or more."""
+        return self.make(self.first + drawn % self.count)
+
+    def option(self, number: int) -> dict[str, int]:
+        """For `reset(options=...)`: the layout of a number, 0, 1, .., so that each comes equally often."""
+        return {"layout_seed": self.first + number % self.count}
+
+
 @lru_cache(maxsize=4096)
 def ways_to(layout: Layout, goal: tuple[float, float]) -> Geodesic:
     """Shortest ways of the hull to a goal in a layout, kept. Raises LayoutError where the start has none."""
     ways = Geodesic(layout.obstacles, HULL_RADIUS, np.array(goal))
     if not np.isfinite(ways.distance(np.array(layout.start))):
-        raise LayoutError(f"layout {layout.name!r}: no way for a hull of {HULL_RADIUS} m from {layout.start} to {goal}")
+        raise LayoutError(f"layout {layout.name!r}: no way for a hull of radius {HULL_RADIUS} m from {layout.start} to "
+                          f"{goal}: leave a gap of more than {2 * HULL_RADIUS} m, or move start or goal")  # fmt: skip
     return ways
 
 
 class Warehouse:
     """State of N episodes. Arrays have the rows of the N vehicles.
 
-    Args: world; layouts: seed -> Layout, or one Layout; options; count N; max_steps: control steps of an
-        episode, by default the layout's.
+    Args: world; layouts: a Pool, or one Layout; options; count N; max_steps: control steps of an episode, by default
+        the layout's.
     """
 
-    def __init__(self, world: World, layouts: Layout | Callable[[int], Layout], options: Options, count: int,
+    def __init__(self, world: World, layouts: Layout | Pool, options: Options, count: int,
                  max_steps: int | None = None):  # fmt: skip
+        if max_steps is not None and max_steps < 1:
+            raise ConfigError(f"max_steps={max_steps!r}: wanted a number of control steps, 1 or more")
         self.world, self.layouts, self.options, self.max_steps = world, layouts, options, max_steps
         if isinstance(layouts, Layout):
             ways_to(layouts, layouts.goal)  # unsolvable: now rather than at the end of an episode
@@ -72,12 +98,13 @@ class Warehouse:
     def reset(self, row: int, random: np.random.Generator, start=None, goal=None, layout_seed: int | None = None):
         """Begin an episode of vehicle `row`; everything random of it comes from `random`, kept for its steps.
 
-        start: (x, y) or (x, y, heading); goal: (x, y). Raises LayoutError for a place inside something.
+        start: (x, y) or (x, y, heading); goal: (x, y); layout_seed: of a random layout, also of one outside the pool.
+        Raises LayoutError for a place inside something, or without a way to the goal; ConfigError for a layout_seed
+        where there is one layout.
         """
-        self.random[row] = random
         draw = self.options.randomisation
-        seed = int(random.integers(2**31)) if layout_seed is None else int(layout_seed)
-        layout = self.layouts if isinstance(self.layouts, Layout) else self.layouts(seed)
+        layout = self._layout(random, layout_seed)
+        self.random[row] = random
         self.layout[row] = layout
         self.diagonal[row], self.size[row] = layout.diagonal, layout.size
         self.limit[row] = self.max_steps or layout.max_steps
@@ -85,13 +112,15 @@ class Warehouse:
             [*(layout.start + random.uniform(-1, 1, 2) * layout.start_jitter), random.uniform(-np.pi, np.pi)]
         )
         if start is not None:
-            pose[: len(start)] = start
+            pose[: len(start)] = _place("start", start, (2, 3))
             _require_free(layout, "start", pose[:2])
         self.gain[row] = 1 + draw.gain * random.uniform(-1, 1, 2)
         self.late[row] = draw.latency and random.random() < 0.5
         # a hull of a few sizes, not of any: models are compiled per size and kept
         self.radius[row] = HULL_RADIUS * (1 + draw.radius * (int(random.integers(5)) - 2) / 2)
         self._place_goal(row, layout, random, goal)
+        if start is not None or goal is not None:
+            self._require_way(row, layout, pose[:2])
         self._place_movers(row, layout, random)
         self.boxes = with_row(self.boxes, row, layout.obstacles, FAR)
         self.world.place(row, layout, pose, float(self.radius[row]))
@@ -101,11 +130,24 @@ class Warehouse:
         self.nearest[row] = np.inf
         self.potential[row] = self._potential(row) if self.options.reward == "shaped" else 0.0
 
+    def _layout(self, random: np.random.Generator, seed: int | None) -> Layout:
+        drawn = int(random.integers(2**31)) if seed is None else None
+        if isinstance(self.layouts, Layout):
+            if seed is not None:
+                raise ConfigError(f"layout_seed={seed!r} is for layout='Random'; this is {self.layouts.name!r}")
+            return self.layouts
+        return self.layouts(drawn) if seed is None else self.layouts.make(int(seed))
+
+    def _require_way(self, row: int, layout: Layout, start: np.ndarray) -> None:
+        goal = tuple(self.goal_line[row, 0, :2].tolist())
+        if not np.isfinite(ways_to(layout, goal).distance(start)):
+            raise LayoutError(f"start={start.tolist()} in layout {layout.name!r} has no way to goal={goal}: move one")
+
     def _place_goal(self, row: int, layout: Layout, random: np.random.Generator, goal) -> None:
         at, end, speed, phase = layout.goal, layout.goal, 0.0, 0.0
         if goal is not None:
-            _require_free(layout, "goal", np.asarray(goal, np.float64))
-            at = end = goal
+            at = end = _place("goal", goal, (2,))
+            _require_free(layout, "goal", at)
         elif layout.goal_mode == "random":
             at = end = _free_place(layout, random)
         elif layout.goal_mode == "moving":
@@ -271,13 +313,19 @@ class Warehouse:
         }
 
 
+def _place(key: str, place: Sequence[float], lengths: tuple[int, ...]) -> np.ndarray:
+    """As an array. Raises LayoutError for another number of coordinates, or one that is no number."""
+    with suppress(TypeError, ValueError):
+        found = np.asarray(place, np.float64)
+        if found.ndim == 1 and len(found) in lengths and np.isfinite(found).all():
+            return found
+    raise LayoutError(f"{key}={place!r}: wanted finite x, y in metres{', and maybe a heading in rad' * (3 in lengths)}")
+
+
 def _require_free(layout: Layout, key: str, place: np.ndarray) -> None:
-    if place.shape != (2,) or not np.isfinite(place).all():
-        raise LayoutError(f"{key}={place.tolist()}: wanted finite x, y in metres")
     if not layout.free(place)[0]:
-        raise LayoutError(
-            f"{key}={place.tolist()} in layout {layout.name!r} is inside a wall or shelf, or too near one"
-        )
+        raise LayoutError(f"{key}={place.tolist()} in layout {layout.name!r} is inside a wall or shelf, or nearer than "
+                          f"the hull's radius of {HULL_RADIUS} m: move it")  # fmt: skip
 
 
 def _free_place(layout: Layout, random: np.random.Generator) -> tuple[float, float]:
@@ -293,11 +341,10 @@ def _free_place(layout: Layout, random: np.random.Generator) -> tuple[float, flo
 
 
 def check_actions(action: np.ndarray | Sequence, shape: tuple[int, ...]) -> np.ndarray:
-    """Raises ValueError for a wrong shape or a value that is no number; clips to [-1, 1]."""
+    """As float64. Raises ActionError for a wrong shape, or a value outside [-1, 1] or no number."""
     action = np.asarray(action, np.float64)
-    if action.shape != shape or not np.isfinite(action).all():
-        raise ValueError(
-            f"action of shape {action.shape}, finite: {bool(np.isfinite(action).all())}; wanted {shape} finite numbers "
-            "in [-1, 1]: speed, yaw rate"
-        )
-    return action.clip(-1, 1)
+    if action.shape != shape:
+        raise ActionError(f"action of shape {action.shape}: wanted {shape}, speed and yaw rate")
+    if not (np.abs(action) <= 1).all():  # False for NaN
+        raise ActionError(f"action {action.tolist()}: wanted numbers in [-1, 1], speed and yaw rate; clip it before")
+    return action

@@ -155,7 +155,7 @@ class Counts(nn.Module):
 
     def observe(self, inputs: Tensor) -> None:
         i, j = self._cells(inputs)
-        self.visits.index_put_((i, j), torch.ones(len(i), dtype=torch.float64), accumulate=True)
+        self.visits.index_put_((i, j), torch.ones_like(i, dtype=torch.float64), accumulate=True)
 
     def learn(self, inputs: Tensor) -> dict[str, float]:
         return {}

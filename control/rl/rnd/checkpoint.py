@@ -39,7 +39,8 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True, modules: t
     """Load a checkpoint into a model of the same config; resume: all modules, counters, random states and running
     episodes; else `modules` alone.
 
-    Returns `extra`. Raises: FileNotFoundError, CheckpointError that says what differs.
+    Returns `extra`. Raises: FileNotFoundError, CheckpointError that says what differs; ConfigError where running
+    episodes are of another number, backend or layout.
     """
     state = load_checkpoint(path)
     if not isinstance(state, dict) or "layout" not in state or "policy" not in state.get("state", {}):
@@ -49,7 +50,10 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True, modules: t
         raise CheckpointError(f"{path}: its observations have {state['layout']['observed']} numbers, the config's "
                               f"environments give {mine['observed']}: set observe_pose as in its training")  # fmt: skip
     if (resume or "bonus" in modules) and state["layout"] != mine:
-        raise CheckpointError(f"{path}: trained with {state['layout']}, the config says {mine}")
+        raise CheckpointError(f"{path}: trained with {state['layout']}, the config says {mine}: set features, bonus "
+                              "and environment.layout as in its training")  # fmt: skip
+    if resume:
+        warehouses.load_state(model.env, _mapped(state["environments"], _array))
     for name in state["state"] if resume else modules:
         try:
             _of(model, name).load_state_dict(state["state"][name])
@@ -61,7 +65,6 @@ def load(model: RNDPPO, path: str | os.PathLike, resume: bool = True, modules: t
         setattr(model, name, value)
     torch.set_rng_state(state["random"]["torch"])
     _set_numpy_state(state["random"]["numpy"])
-    warehouses.load_state(model.env, _mapped(state["environments"], _array))
     model._last_obs, model._last_episode_starts = (_array(state["last"][key]).copy() for key in ("obs", "starts"))
     window = model._stats_window_size
     model.ep_info_buffer = deque(state["episodes"]["info"], maxlen=window)

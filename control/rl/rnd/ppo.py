@@ -49,6 +49,8 @@ class RNDPPO(PPO):
             raise ConfigError(f"ext_coef={ext_coef!r}, int_coef={int_coef!r}: wanted 0 or more, one of them above 0")
         if not 0 <= anneal <= 1:
             raise ConfigError(f"anneal={anneal!r}: wanted a share of the training, 0 <= anneal <= 1")
+        if int_coef and kwargs.get("clip_range_vf") is not None:
+            raise ConfigError(f"clip_range_vf={kwargs['clip_range_vf']!r}: not with a bonus, leave it out")
         self.extent, self.feature_kind = extent, "raw" if bonus == "count" else features
         self.bonus_kind, self.bonus_kwargs = bonus, dict(bonus_kwargs or {})
         self.ext_coef, self.int_coef, self.int_gamma = ext_coef, int_coef, int_gamma
@@ -136,8 +138,6 @@ class RNDPPO(PPO):
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            if self.first_goal_step is None and any(info.get("is_success") for info in infos):
-                self.first_goal_step = self.num_timesteps
             rewards = self._bootstrap_timeouts(rewards, dones, infos)
             rollout_buffer.add_intrinsic(int_values, self._inputs(new_obs, dones, infos))
             rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)
@@ -151,6 +151,11 @@ class RNDPPO(PPO):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _update_info_buffer(self, infos: list[dict], dones: np.ndarray | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if self.first_goal_step is None and any(info.get("is_success") for info in infos):
+            self.first_goal_step = self.num_timesteps
 
     def _bootstrap_timeouts(self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict]) -> np.ndarray:
         """Rewards with gamma_E V_E(terminal observation) where an episode was cut rather than decided."""
@@ -184,7 +189,6 @@ class RNDPPO(PPO):
         ratio = (self.ext_coef * buffer.ext_advantages).std() / max(intrinsic.std(), 1e-8)
         self.logger.record("train/adv_ratio", float(ratio))
         self.logger.record("rnd/int_coef", self.int_coef_now)
-        self.logger.record("rnd/first_goal_step", self.first_goal_step or -1)
         self.logger.record("train/explained_variance_int",
                            explained_variance(buffer.int_values.flatten(), buffer.int_returns.flatten()))  # fmt: skip
 

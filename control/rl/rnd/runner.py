@@ -74,7 +74,7 @@ class JsonLines(KVWriter):
 
 
 class _Watch(BaseCallback):
-    """Coverage, collisions and the bar."""
+    """Coverage, first goal, collisions, pictures and the bar."""
 
     def __init__(self, runner: "RNDRunner", bar: tqdm):
         super().__init__()
@@ -90,10 +90,16 @@ class _Watch(BaseCallback):
     def _on_rollout_end(self) -> None:
         runner, record = self.runner, self.logger.record
         record("rnd/coverage", runner.coverage.share)
+        record("rnd/first_goal_step", self.model.first_goal_step or -1)
         record("rollout/collision_rate", float(np.mean(runner.collisions)) if runner.collisions else 0.0)
         now = time.perf_counter(), self.model.num_timesteps
         record("time", (now[0] - self.since[0]) / (now[1] - self.since[1]))  # s per step, as other runners log it
         self.since = now
+        every = int(runner.cfg.get("picture_every") or 0)
+        if every and self.model.num_timesteps // (self.model.n_envs * self.model.n_steps) % every == 0:
+            from control.rl.rnd.pictures import draw_training
+
+            draw_training(runner, Path(runner.work_dir) / "pictures")
         wins = self.model.ep_success_buffer
         self.bar.set_postfix(success=f"{np.mean(wins):.2f}" if wins else "-", coverage=f"{runner.coverage.share:.2f}")
 
@@ -101,8 +107,9 @@ class _Watch(BaseCallback):
 @RUNNERS.register_module()
 class RNDRunner:
     """Args: cfg with environment, algorithm, total_steps, checkpoint_every (steps), evaluation (episodes, environment's
-    overrides), work_dir, randomness.seed; load_from and resume as `tutelage train` sets them; cloning: a driver to
-    begin with (driver, episodes, noise as `demonstrate`, the rest as `clone`)."""
+    overrides), work_dir, randomness.seed; load_from and resume as `tutelage train` sets them; picture_every: rollouts
+    between two maps of bonus and visits in work_dir/pictures, 0 for none; cloning: a driver to begin with (driver,
+    episodes, noise as `demonstrate`, the rest as `clone`)."""
 
     def __init__(self, cfg: Config):
         self.cfg, self.work_dir = cfg, cfg.work_dir
@@ -110,6 +117,7 @@ class RNDRunner:
         self.logger = logging.getLogger("tutelage.rnd")
         self.logger.setLevel(logging.INFO)
         self.model = build(cfg, self.seed)
+        self.has_bonus = self.model.int_coef > 0 or cfg.get("paper") is not None
         self.coverage = Coverage(arena(self.model.env))
         self.collisions: list[bool] = []
         self._saved = NewestCheckpoints(checkpoints_of(self.work_dir) if cfg.get("resume") else ())
@@ -198,13 +206,14 @@ class RNDRunner:
         """Success, collisions, SPL, .. of a checkpoint (`load_from`), with Wilson intervals; and pictures."""
         from control.rl.rnd.pictures import draw_run
 
-        checkpoint.load(self.model, self.cfg.load_from, resume=False, modules=("policy", "bonus"))
+        extra = checkpoint.load(self.model, self.cfg.load_from, resume=False, modules=("policy", "bonus"))
+        self.coverage.visits = extra["visits"].numpy().copy()
         ways: list[np.ndarray] = []
         found = self.evaluate(progress=True, ways=ways)
         folder = Path(self.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "episodes.json").write_text(json.dumps(found) + "\n")
-        draw_run(self, ways, folder)
+        draw_run(self, ways, [one["is_success"] for one in found], folder)
         return summary(found)
 
     def _evaluate_and_log(self) -> None:

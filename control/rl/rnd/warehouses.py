@@ -59,11 +59,19 @@ def state_of(envs: VecEnv) -> dict:
 
 
 def load_state(envs: VecEnv, state: dict) -> None:
-    """Go on where `state_of` stood, bit for bit. Raises ConfigError for another number of environments."""
-    holders = _holders(envs)
-    if len(holders) != len(state["warehouses"]) or len(state["returns"]) != envs.num_envs:
-        raise ConfigError(f"the checkpoint is of {len(state['returns'])} environments, the config has {envs.num_envs}")
+    """Go on where `state_of` stood, bit for bit. Raises ConfigError for another number of environments, another backend
+    or another layout."""
+    holders, layout = _holders(envs), layout_of(envs)
+    if len(state["returns"]) != envs.num_envs:
+        raise ConfigError(f"the checkpoint is of {len(state['returns'])} environments, the config has {envs.num_envs}: "
+                          f"set environment.count={len(state['returns'])}")  # fmt: skip
     envs.reset()
+    if set(holders[0].warehouse.world.state()) != set(state["warehouses"][0]["world"]):
+        raise ConfigError("the checkpoint is of another environment.backend: set it as in its training")
+    for text in {text for one in state["warehouses"] for text in one["layouts"]}:
+        if layout and Layout.from_json(text) != layout:
+            raise ConfigError(f"the checkpoint is of another layout than {layout.name!r}: set environment.layout as in "
+                              "its training")  # fmt: skip
     for holder, one in zip(holders, state["warehouses"], strict=True):
         holder.warehouse.load_state(one)
         if isinstance(holder, AGVWarehouse):
@@ -80,9 +88,14 @@ def episodes(act, count: int, seed: int = EVALUATION_SEED, backend: str = "kinem
     """The measures of `count` episodes, in the order of their seeds; all at once, so that a policy acts in batches.
 
     act: observations (N, O) -> actions (N, 2). ways: filled with every episode's way (K, 2), m. kwargs as
-    `AGVWarehouse`.
+    `AGVWarehouse`. Of a pool of random layouts every episode has its own, in their order. Raises: ConfigError.
     """
+    if count < 1:
+        raise ConfigError(f"{count} episodes: wanted 1 or more")
     envs = warehouses(count, backend, seed, **kwargs)
+    layouts = _holders(envs)[0].layouts
+    if not isinstance(layouts, Layout):
+        envs.venv.set_options([layouts.option(row) for row in range(count)])
     seen = envs.reset()
     found: list[dict | None] = [None] * count
     tracks = [[holder.warehouse.pose_of(row)[:2]] for holder in _holders(envs)

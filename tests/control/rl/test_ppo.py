@@ -8,6 +8,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from common.errors import ConfigError
 from control.envs.warehouse.env import WarehouseVecEnv
+from control.envs.warehouse.layout import Layout
 from control.rl.rnd.buffer import gae
 from control.rl.rnd.ppo import RNDPPO
 from control.rl.rnd.wrapper import RNDRewardWrapper
@@ -15,10 +16,10 @@ from control.rl.rnd.wrapper import RNDRewardWrapper
 SMALL = dict(n_steps=16, batch_size=32, n_epochs=2, seed=3, device="cpu")
 
 
-def warehouses(count: int = 4, seed: int = 3, **kwargs):
-    env = WarehouseVecEnv(count, "Simple", **kwargs)
+def warehouses(count: int = 4, seed: int = 3, layout="Simple", file=None, **kwargs):
+    env = WarehouseVecEnv(count, layout, **kwargs)
     env.seed(seed)
-    return VecMonitor(env)
+    return VecMonitor(env, file and str(file))
 
 
 def slow_gae(rewards, values, last, gamma, lam, ends):
@@ -70,11 +71,34 @@ def test_without_a_bonus_it_is_stable_baselines3s_ppo_bit_for_bit():
         assert torch.equal(value, state[name]), name
 
 
+@pytest.mark.parametrize("int_coef", [0.0, 1.0])
+def test_the_first_goal_is_seen_with_and_without_a_bonus(int_coef):
+    near = Layout("Near", (8.0, 8.0), (), (4.0, 4.0), (4.6, 4.0), 50)
+    model = RNDPPO(warehouses(layout=near), int_coef=int_coef, warm_up=4, **SMALL).learn(512)
+    assert 0 < model.first_goal_step <= 512 and model.first_goal_step % 4 == 0
+
+
+def test_the_scale_filters_every_environment_over_time_through_the_ends_of_its_episodes():
+    model, seen = RNDPPO(warehouses(max_steps=5), warm_up=4, int_gamma=0.9, **SMALL), []
+    raw = model.bonus.raw
+    model.bonus.raw = lambda inputs: seen.append(raw(inputs)) or seen[-1]
+    model.learn(2 * 64)
+    bonus = torch.cat(seen).double().numpy()
+    sums, now = np.zeros_like(bonus), np.zeros(4)
+    for t, row in enumerate(bonus):
+        sums[t] = now = 0.9 * now + row
+    assert bonus.shape == (32, 4) and model.rollout_buffer.episode_starts.any()
+    np.testing.assert_allclose(model.bonus_scale.sums, sums[-1], rtol=1e-6)
+    np.testing.assert_allclose(model.rollout_buffer.int_rewards, bonus[16:] / sums.std(), rtol=1e-4)
+
+
 def test_the_bonus_alone_trains_the_policy_and_both_heads_move():
     model = RNDPPO(warehouses(), ext_coef=0.0, warm_up=4, **SMALL)
     before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    target = [one.clone() for one in model.bonus.target.parameters()]
     model.learn(64)
     after = model.policy.state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(target, model.bonus.target.parameters(), strict=True))
     for name in ("action_net.weight", "value_net.weight", "value_net_int.weight"):
         assert not torch.equal(before[name], after[name]), name
 
@@ -118,12 +142,17 @@ def test_a_timeout_is_bootstrapped_with_the_extrinsic_head_and_a_collision_is_no
     assert found[0] == pytest.approx(0.5 * value) and found[1] == 0
 
 
-def test_logged_rewards_hold_no_bonus():
-    wrapped = RNDRewardWrapper(warehouses(max_steps=10), 8.0, beta=1e6, every=8)
-    PPO("MlpPolicy", wrapped, **SMALL).learn(128)
+def test_logged_rewards_hold_no_bonus(tmp_path):
+    file = tmp_path / "paper.monitor.csv"
+    wrapped = RNDRewardWrapper(warehouses(max_steps=10, file=file), 8.0, beta=1e6, every=8)
+    paper = PPO("MlpPolicy", wrapped, **SMALL).learn(128)
     model = RNDPPO(warehouses(max_steps=10), warm_up=4, **SMALL).learn(128)
-    assert all(info["r"] in (0.0, 1.0) for info in model.ep_info_buffer) and len(model.ep_info_buffer)
-    assert wrapped.bonus.moments.count > 0
+    for one in (paper, model):
+        assert all(info["r"] in (0.0, 1.0) for info in one.ep_info_buffer) and len(one.ep_info_buffer)
+    wrapped.close()
+    returns = [float(line.split(",")[0]) for line in file.read_text().splitlines()[2:]]
+    assert len(returns) >= 12 and set(returns) <= {0.0, 1.0}
+    assert paper.rollout_buffer.rewards.max() > 1e3 and wrapped.bonus.moments.count > 0
 
 
 def test_a_saved_training_goes_on_with_every_statistic(tmp_path):
@@ -147,6 +176,9 @@ def test_the_other_bonuses_train_behind_the_same_protocol(bonus):
     assert model.int_coef_now == pytest.approx(0.0)
 
 
-def test_coefficients_that_learn_nothing_are_refused():
+def test_coefficients_that_learn_nothing_or_would_be_ignored_are_refused():
     with pytest.raises(ConfigError, match="ext_coef=0"):
         RNDPPO(warehouses(), ext_coef=0.0, int_coef=0.0, **SMALL)
+    with pytest.raises(ConfigError, match=r"clip_range_vf=0\.2: not with a bonus"):
+        RNDPPO(warehouses(), clip_range_vf=0.2, **SMALL)
+    assert RNDPPO(warehouses(), clip_range_vf=0.2, int_coef=0.0, **SMALL).clip_range_vf

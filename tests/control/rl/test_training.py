@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common import cli
 from common.engine.config import load_config
@@ -17,6 +18,15 @@ from common.errors import CheckpointError, ConfigError
 from control.rl.rnd.warehouses import EVALUATION_SEED, arena, episodes, warehouses
 
 CONFIG = "configs/control/agv/rnd_simple.py"
+
+
+LOGGED = {
+    "rollout/success_rate", "rollout/collision_rate", "rollout/ep_len_mean", "rollout/ep_rew_mean",
+    "rnd/bonus_raw_mean", "rnd/bonus_raw_max", "rnd/bonus_norm_mean", "rnd/return_std", "rnd/predictor_loss",
+    "rnd/target_feature_var", "rnd/input_clip_fraction", "rnd/coverage", "rnd/first_goal_step",
+    "train/explained_variance_ext", "train/explained_variance_int", "train/adv_ratio", "train/std",
+    "train/approx_kl", "time/fps",
+}  # fmt: skip
 
 
 def config(work_dir: Path, backend: str = "kinematic", **options):
@@ -100,7 +110,7 @@ def test_a_checkpoint_is_tested_with_intervals_and_pictures(tmp_path, capsys):
     train(config(tmp_path / "run"))
     found = evaluate(config(tmp_path / "run"), tmp_path / "run" / "iter_256.pth", tmp_path / "out")
     assert found["success"] + found["collision"] + found["timeout"] == pytest.approx(1)
-    assert {"ways.png", "bonus.png", "episodes.json", "metrics.json"} <= {
+    assert {"ways.png", "bonus.png", "coverage.png", "episodes.json", "metrics.json"} <= {
         one.name for one in (tmp_path / "out").iterdir()
     }
     assert len(json.loads((tmp_path / "out" / "episodes.json").read_text())) == 3
@@ -110,17 +120,51 @@ def test_a_checkpoint_is_tested_with_intervals_and_pictures(tmp_path, capsys):
     kept = torch.load(tmp_path / "run" / "iter_256.pth", weights_only=True)["state"]["bonus"]
     assert all(torch.equal(value, kept[key]) for key, value in runner.model.bonus.state_dict().items())
     logged = set().union(*(row.keys() for row in read_metrics(tmp_path / "run")))
-    assert {"rnd/bonus_raw_mean", "rnd/return_std", "rnd/input_clip_fraction", "train/adv_ratio", "rnd/first_goal_step",
-            "rollout/collision_rate", "train/explained_variance_int"} <= logged  # fmt: skip
+    assert logged >= LOGGED
+
+
+def test_maps_are_drawn_on_the_way_and_change_nothing(tmp_path):
+    plain = train(config(tmp_path / "plain"))
+    drawn = train(config(tmp_path / "drawn", picture_every=2))
+    one, other = (runner.model.policy.state_dict() for runner in (plain, drawn))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    pictures = sorted(one.name for one in (tmp_path / "drawn" / "pictures").iterdir())
+    assert pictures == ["map_000000128.png", "map_000000256.png"] and not (tmp_path / "plain" / "pictures").exists()
+    wide = Image.open(tmp_path / "drawn" / "pictures" / pictures[0])
+    assert wide.size[0] > 2 * wide.size[1] and np.asarray(wide.convert("L")).std() > 10
+
+
+def test_without_a_bonus_none_is_drawn_and_the_first_goal_is_logged(tmp_path):
+    plain = {"picture_every": 4, "algorithm.int_coef": 0.0}
+    train(config(tmp_path / "run", **plain))
+    evaluate(config(tmp_path / "run", **plain), tmp_path / "run" / "iter_256.pth", tmp_path / "out")
+    names = {one.name for one in (tmp_path / "out").iterdir()}
+    assert "coverage.png" in names and "bonus.png" not in names
+    assert Image.open(tmp_path / "run" / "pictures" / "map_000000256.png").size[0] < 700
+    assert all(row["rnd/first_goal_step"] == -1 for row in read_metrics(tmp_path / "run"))
 
 
 def test_a_checkpoint_of_other_observations_is_refused(tmp_path):
     train(config(tmp_path / "run"))
     blind = config(tmp_path / "blind", **{"environment.observe_pose": False})
-    with pytest.raises(CheckpointError, match="observations have 47 numbers"):
+    with pytest.raises(CheckpointError, match=r"observations have 47 numbers.*set observe_pose as in its training"):
         evaluate(blind, tmp_path / "run" / "iter_256.pth", tmp_path / "out")
     with pytest.raises(CheckpointError, match="trained with"):
         train(config(tmp_path / "run", **{"algorithm.features": "raw"}), resume=str(tmp_path / "run" / "iter_256.pth"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("environment.count", 8, "set environment.count=4"),
+        ("environment.backend", "mujoco", "another environment.backend"),
+        ("environment.layout", "SimpleDynamic", "another layout than 'SimpleDynamic'"),
+    ],
+)
+def test_running_episodes_of_another_kind_are_not_resumed(tmp_path, key, value, told):
+    train(config(tmp_path / "run", total_steps=128))
+    with pytest.raises(ConfigError, match=told):
+        train(config(tmp_path / "run", **{key: value}), resume=str(tmp_path / "run" / "iter_128.pth"))
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path):
@@ -138,8 +182,17 @@ def test_errors_name_the_key(tmp_path, capsys):
         train(config(tmp_path, **{"algorithm.features": "pixels"}))
     with pytest.raises(ConfigError, match="Simpel"):
         train(config(tmp_path, **{"environment.layout": "Simpel"}))
+    with pytest.raises(ConfigError, match="0 episodes"):
+        train(config(tmp_path, **{"evaluation.episodes": 0}))
     assert cli.main(["train", CONFIG, "--work-dir", str(tmp_path), "--cfg-options", "algorithm.speed=3"]) == 1
     assert "speed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["kinematic", "mujoco"])
+def test_every_unseen_layout_is_driven_once(backend):
+    found = episodes(lambda seen: np.zeros((len(seen), 2)), 5, backend=backend, layout="Random", pool=(1000, 4),
+                     max_steps=2)  # fmt: skip
+    assert [one["layout_seed"] for one in found] == [1000, 1001, 1002, 1003, 1000]
 
 
 def test_evaluation_episodes_do_not_depend_on_their_number():
