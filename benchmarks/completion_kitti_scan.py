@@ -42,7 +42,7 @@ def kitti_scan() -> np.ndarray:
 def exported(args) -> Path:
     """The ONNX files of the student of seed 0, trained where it is missing."""
     jobs = simulated.teachers(args)
-    needed = [jobs["teacher", args.seeds[0]], simulated.students(args, jobs, args.guidance)[STUDENT, args.seeds[0]]]
+    needed = [jobs["teacher", args.seeds[0]], simulated.students(args, jobs)[STUDENT, args.seeds[0]]]
     run(needed)
     student, out = needed[-1], args.work_dir / "student.onnx"
     pairs = [f"{key}={value}" for key, value in student.options.items()]
@@ -63,7 +63,6 @@ def figures(cloud: np.ndarray, scan: np.ndarray, radius: float) -> list[str]:
 def parser():
     parse = simulated.parser()
     parse.description = __doc__
-    parse.add_argument("--guidance", type=float, default=2.0, help="of the teacher that the student learns from")
     parse.add_argument("--passes", type=int, default=8, help="completions of other points of the scan, put together")
     return parse
 

@@ -32,6 +32,7 @@ from perception.completion.profiles import profile_of
 from perception.completion.sampling import lidiff_local, start
 
 CONFIG = "configs/perception/completion/{}.py"
+RATE = {1: 4e-4, 4: 1e-4}  # of a student, by its steps
 STUDENTS = {  # name: options of the distillation
     "vsd, 1 step": {"preset": "vsd", "steps": 1},
     "anchored, 1 step": {"preset": "anchored", "steps": 1},
@@ -41,7 +42,6 @@ STUDENTS = {  # name: options of the distillation
     "paper's sign, 1 step": {"preset": "paper", "steps": 1},
     "first release's sign, 1 step": {"preset": "first_release", "steps": 1},
     "contrast by regions, 1 step": {"preset": "contrast", "kappa": 2.0, "region": 2.0, "steps": 1},
-    "contrast by regions, 4 steps": {"preset": "contrast", "kappa": 2.0, "region": 2.0, "steps": 4},
 }
 TEACHER_STEPS = {"local": (50, 20, 8, 4, 2, 1), "vp_offset": (50, 20, 8, 4, 2, 1)}
 GUIDANCE = (1.0, 2.0, 3.5, 6.0)
@@ -95,7 +95,7 @@ def teachers(args) -> dict[tuple[str, int], Job]:
     return jobs
 
 
-def students(args, jobs: dict, guidance: float) -> dict[tuple[str, int], Job]:
+def students(args, jobs: dict) -> dict[tuple[str, int], Job]:
     """(name, seed) -> distillations of that seed's teacher."""
     made = {}
     for seed in args.seeds:
@@ -105,7 +105,7 @@ def students(args, jobs: dict, guidance: float) -> dict[tuple[str, int], Job]:
                 **teacher.options,
                 "batch_size": args.student_batch,
                 "model.checkpoint": str(teacher.checkpoint),
-                "model.guidance": guidance,
+                "optim_wrapper.student.optimizer.lr": RATE[options["steps"]],
                 **{f"model.{key}": value for key, value in options.items()},
             }
             folder = args.work_dir / slug(name) / f"seed{seed}"
@@ -198,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--teacher", type=int, default=2500, help="iterations of the teacher, of 2 scenes")
     parse.add_argument("--one-pass", type=int, default=800, help="iterations of the one-pass network, of 2 scenes")
     parse.add_argument("--updates", type=int, default=150, help="of a student; its assistants make three times as many")
-    parse.add_argument("--student-batch", type=int, default=1, help="scenes per iteration of a distillation")
+    parse.add_argument("--student-batch", type=int, default=2, help="scenes per iteration of a distillation")
     parse.add_argument("--scenes", type=int, default=48, help="held-out scenes")
     parse.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/completion_simulated"))
@@ -212,7 +212,14 @@ def recipe(args) -> dict:
     given = {
         key: getattr(args, key) for key in ("profile", "teacher", "one_pass", "updates", "student_batch", "scenes")
     }
-    return {**given, "students": STUDENTS, "teacher_steps": TEACHER_STEPS, "choice": CHOICE, "dense": DENSE}
+    return {
+        **given,
+        "students": STUDENTS,
+        "rate": RATE,
+        "teacher_steps": TEACHER_STEPS,
+        "choice": CHOICE,
+        "dense": DENSE,
+    }
 
 
 def record_path(args, seed: int) -> Path:
@@ -234,7 +241,7 @@ def measure_seeds(args, seeds: list[int], guidance: float | None, choice: str) -
     run(list(jobs.values()), parallel=args.parallel)
     if guidance is None:
         guidance, choice = choose_guidance(args, jobs, seeds[0])
-    jobs |= students(args, jobs, guidance)
+    jobs |= students(args, jobs)
     run(list(jobs.values()), parallel=args.parallel)
     for seed in seeds:
         cells = [(row, jobs.get((row.kind, seed)), seed, args, 0, args.scenes) for row in rows(guidance)]

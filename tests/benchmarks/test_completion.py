@@ -17,7 +17,7 @@ GOOD = {  # CD of every row where all gates hold
     "teacher, vp_offset, 8 steps": 0.35, "teacher, vp_offset, 2 steps": 0.60, "teacher, vp_offset, 1 step": 1.10,
     "vsd, 1 step": 0.37, "vsd, 4 steps": 0.32, "anchored, 1 step": 0.35, "anchored, 4 steps": 0.31,
     "anchored, random preference, 1 step": 0.37, "first release's sign, 1 step": 0.60, "paper's sign, 1 step": 0.45,
-    "contrast by regions, 1 step": 0.34, "contrast by regions, 4 steps": 0.30,
+    "contrast by regions, 1 step": 0.34,
 }  # fmt: skip
 
 
