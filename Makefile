@@ -1,5 +1,5 @@
 # `make demo` (driving: the whole road on a small simulated data set), `make demo-control` (a robot arm), `make demo-agv`
-# (a vehicle that finds its way through a warehouse), `make test`.
+# (a vehicle that finds its way through a warehouse), `make demo-planning` (plans in a maze), `make test`.
 # Each creates .venv on first use; re-running does not reinstall.
 PYTHON ?= python3.11
 VENV := .venv
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 SHELL := /bin/bash
 
-.PHONY: demo demo-control demo-agv test test-slow lint setup preflight clean
+.PHONY: demo demo-control demo-agv demo-planning test test-slow lint setup preflight clean
 
 demo: $(STAMP)
 	$(BIN)/python -m perception.demo --work-dir work_dirs/demo
@@ -18,6 +18,9 @@ demo-control: $(STAMP)
 
 demo-agv: $(STAMP)
 	$(BIN)/python -m control.demo_agv --work-dir work_dirs/demo_agv
+
+demo-planning: $(STAMP)
+	$(BIN)/python -m control.demo_planning --work-dir work_dirs/demo_planning
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

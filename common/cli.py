@@ -14,7 +14,7 @@ VERBS = {
     "simulate-driving": ("perception.simulation.generate", "write a simulated nuScenes data set", "perception"),
     "train": ("common.engine.train", "train a config", "perception"),
     "test": ("common.engine.test", "evaluate a checkpoint of a config", "perception"),
-    "collect": ("control.demonstrations.collect", "roll scripted experts out and keep their successes", "control"),
+    "collect": ("control.demonstrations.collect", "record data of scripted experts and trained agents", "control"),
     "export": ("deploy.export_command", "write ONNX, manifest and parity report", "perception"),
     "rollout": ("deploy.rollout", "an exported policy in closed loop with its task", "control"),
     "bench": ("deploy.bench_command", "latency, jitter, parity and memory of an export", "deploy"),

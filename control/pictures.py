@@ -15,11 +15,14 @@ def episode_frames(
     observation, info = env.reset(seed=seed)
     policy.reset([seed])
     ended = cut = False
-    while not (ended or cut or info["success"]):
+    counts = "return" in info  # what an episode earns counts to its end, not a first success
+    while not (ended or cut or (info["success"] and not counts)):
         if step % every == 0:
             pictures.append(env.unwrapped.world.frame(*image_hw))
         action = policy.select_action({name: observation[name][None] for name in observe})[0]
-        observation, _, ended, cut, info = env.step(action)
+        observation, reward, ended, cut, info = env.step(action)
+        if hasattr(policy, "rewarded"):
+            policy.rewarded(np.array([reward]))
         step += 1
     pictures.append(env.unwrapped.world.frame(*image_hw))
     env.close()

@@ -16,7 +16,7 @@ from control.envs import make
 
 class Actor(Protocol):
     """What a rollout needs of a policy. active (B,) bool: whose actions matter, by default all; a policy may leave out
-    the work for the others."""
+    the work for the others. One that has `rewarded(rewards (B,))` is told after every step what it earned."""
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None: ...
 
@@ -76,20 +76,23 @@ def _wave(policy, envs, seeds, score, stop_on_success, record, bar) -> list[Outc
     best = [float(info.get(score, 0.0)) for info in infos]
     success = [bool(info["success"]) for info in infos]
     steps, alive = [0] * count, [True] * count
+    rewarded = getattr(policy, "rewarded", None)
     while any(alive):
         stacked = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
-        actions = policy.select_action(stacked, np.array(alive))
+        actions, rewards = policy.select_action(stacked, np.array(alive)), np.zeros(count)
         for i, env in enumerate(envs):
             if not alive[i]:
                 continue
             if record is not None:
                 record(seeds[i], steps[i], observations[i], actions[i], infos[i])
-            observations[i], _, ended, cut, infos[i] = env.step(actions[i])
+            observations[i], rewards[i], ended, cut, infos[i] = env.step(actions[i])
             steps[i] += 1
             best[i] = max(best[i], float(infos[i].get(score, 0.0)))
             success[i] |= bool(infos[i]["success"])
             alive[i] = not (ended or cut or (success[i] and stop_on_success))
             bar.update(not alive[i])
+        if rewarded is not None:
+            rewarded(rewards)
     return [Outcome(*row) for row in zip(seeds, success, steps, best, infos, strict=True)]
 
 

@@ -83,8 +83,9 @@ class ray_pool:
         return self._ray.get(done[0])
 
 
-def in_order(pool: Pool, function: Callable, calls: list[tuple]) -> list:
-    """Results of function(*call) in the order of the calls, as many at a time as the pool, entered, has workers."""
+def in_order(pool: Pool, function: Callable, calls: list[tuple], seen: Callable[[Any], None] | None = None) -> list:
+    """Results of function(*call) in the order of the calls, as many at a time as the pool, entered, has workers.
+    seen: called with every result as it comes, in any order."""
     found, left, running = {}, list(enumerate(calls)), 0
     while left or running:
         while left and running < pool.workers:
@@ -94,6 +95,8 @@ def in_order(pool: Pool, function: Callable, calls: list[tuple]) -> list:
         number, result = pool.next()
         found[number] = result
         running -= 1
+        if seen:
+            seen(result)
     return [found[number] for number in range(len(calls))]
 
 

@@ -8,6 +8,7 @@ from deploy.runtime.manifest import schema_of
 BENCHES = {  # schema of the manifest -> module; else the detector's
     "tutelage-policy": "deploy.policy_bench",
     "tutelage-reactive": "deploy.policy_bench",
+    "tutelage-planner": "deploy.policy_bench",
     "tutelage-completion": "deploy.completion_bench",
 }
 

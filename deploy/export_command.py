@@ -7,6 +7,9 @@ EXPORTERS = {  # class of the model, or of a runner that has none -> module; els
     "RNDRunner": "deploy.reactive_export_command",
     "RL100Runner": "deploy.rl100_export_command",
     "DiffusionPolicyModel": "deploy.policy_export_command",
+    "TrajectoryDiffuserModel": "deploy.planner_export_command",
+    "PlannerStudent": "deploy.planner_export_command",
+    "HabitModel": "deploy.habit_export_command",
     "CompletionModel": "deploy.completion_export_command",
     "CompletionDistillation": "deploy.completion_export_command",
 }

@@ -18,8 +18,8 @@ from common.errors import ConfigError
 from deploy.runtime.control_loop import ControlLoop
 from deploy.runtime.deadline import percentiles
 from deploy.runtime.errors import InputError, ManifestError, ProviderError
-from deploy.runtime.policy_manifest import PolicyManifest
-from deploy.runtime.reactive import ReactiveManifest, open_manifest, open_policy
+from deploy.runtime.exported import open_manifest, open_policy
+from deploy.runtime.reactive import ReactiveManifest
 
 WARM_UP = 20
 
@@ -38,8 +38,9 @@ def drawn_observations(manifest, count: int, seed: int = 0) -> Iterator[dict[str
         yield step
 
 
-def torch_policy(config: str, checkpoint: str, options: list[str], manifest: PolicyManifest | ReactiveManifest):
-    """The same policy in PyTorch: of a diffusion policy the plan that was exported, with averaged weights."""
+def torch_policy(config: str, checkpoint: str, options: list[str], manifest):
+    """The same policy in PyTorch: of a diffusion policy or a planner the plan that was exported, with averaged
+    weights."""
     from common.engine.config import load_config, parse_options
 
     loaded = load_config(config, parse_options(options))

@@ -63,32 +63,35 @@ def export_actor(
         raise ConfigError(f"observations {seen}, actions {acts}: exported are boxes of one dimension")
     if policy.squash_output:
         raise ConfigError("squash_output=True: the exported actor clamps its mean, train without it")
+    device, training = policy.device, policy.training
+    low, high = (tuple(bound.tolist()) if np.isfinite(bound).all() else () for bound in (seen.low, seen.high))
+    manifest = export_graph(
+        MeanAction(policy.cpu(), normaliser), path,
+        ObservationSpec(name="state", shape=seen.shape, dtype="float32", low=low, high=high),
+        tuple(acts.low.tolist()), tuple(acts.high.tolist()), rate_hz=float(rate_hz), task=task,
+        environment=environment or {}, source=source or {},
+    )  # fmt: skip
+    policy.to(device).train(training)
+    return manifest
+
+
+def export_graph(
+    graph: nn.Module, path: str | Path, observation: ObservationSpec, action_low: tuple, action_high: tuple, **described
+) -> ReactiveManifest:
+    """Write a module (B, O) -> (B, A) without memory to `path`, and its manifest; described: more of the manifest."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    device, training = policy.device, policy.training
-    graph = MeanAction(policy.cpu(), normaliser).eval()
-    example = torch.zeros(2, *seen.shape)
+    example = torch.zeros(2, *observation.shape)
     with torch.no_grad(), quiet():
         torch.onnx.export(
-            graph, (example,), str(path), input_names=["obs"], output_names=["action"], opset_version=OPSET,
+            graph.eval(), (example,), str(path), input_names=["obs"], output_names=["action"], opset_version=OPSET,
             dynamo=True, external_data=False, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
-    policy.to(device).train(training)
     check_graph(path)
-    low, high = (tuple(bound.tolist()) if np.isfinite(bound).all() else () for bound in (seen.low, seen.high))
     manifest = ReactiveManifest(
-        model=path.name,
-        sha256=sha256(path),
-        opset=OPSET,
-        observations=(ObservationSpec(name="state", shape=seen.shape, dtype="float32", low=low, high=high),),
-        action_dim=acts.shape[0],
-        action_low=tuple(acts.low.tolist()),
-        action_high=tuple(acts.high.tolist()),
-        rate_hz=float(rate_hz),
-        task=task,
-        environment=environment or {},
-        source=source or {},
-    )
+        model=path.name, sha256=sha256(path), opset=OPSET, observations=(observation,), action_dim=len(action_low),
+        action_low=action_low, action_high=action_high, **described,
+    )  # fmt: skip
     manifest.save(path.with_suffix(".json"))
     return manifest
 

@@ -10,11 +10,12 @@ import numpy as np
 from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
+from control.envs.scores import kinds, normalised_score
 from control.pictures import save_png, strip
 from control.rollout import Outcome, as_records, rollout, summary
 from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
-from deploy.runtime.reactive import open_manifest, open_policy
+from deploy.runtime.exported import open_manifest, open_policy
 
 
 class RuntimeActor:
@@ -37,6 +38,12 @@ class RuntimeActor:
             actions[i] = self.policies[i].select_action({name: values[i] for name, values in observation.items()})
         return actions
 
+    def rewarded(self, rewards: np.ndarray) -> None:
+        """What the last actions earned (B,), to those that ask for it."""
+        for policy, reward in zip(self.policies, rewards, strict=False):  # a last wave may be smaller
+            if hasattr(policy, "rewarded"):
+                policy.rewarded(float(reward))
+
 
 def environment_of(manifest) -> dict:
     """What `make` has to be told, so that a task shows what the policy was trained on."""
@@ -44,8 +51,18 @@ def environment_of(manifest) -> dict:
 
 
 def closed_loop(path: Path, task: str, seeds: list[int], progress: bool = False) -> list[Outcome]:
-    """Episodes of an exported policy, in the order of the seeds."""
-    return rollout(RuntimeActor(path), task, seeds, progress=progress, **environment_of(open_manifest(path)))
+    """Episodes of an exported policy, in the order of the seeds; where a return counts, they go on after a success."""
+    environment = environment_of(open_manifest(path))
+    env = make(task, **environment)
+    _, info = env.reset(seed=seeds[0])
+    env.close()
+    return rollout(RuntimeActor(path), task, seeds, progress=progress, stop_on_success=not returns(info),
+                   **environment)  # fmt: skip
+
+
+def returns(info: dict) -> bool:
+    """A task is measured by its return, so a success does not end it."""
+    return "return" in info
 
 
 def spread(path: Path, task: str, seeds: list[int], pool: Pool) -> list[Outcome]:
@@ -65,11 +82,13 @@ def film(path: Path, task: str, seed: int) -> list[np.ndarray]:
     policy.reset(seed)
     env = make(task, render_mode="rgb_array", **environment_of(policy.manifest))
     seen, info = env.reset(seed=seed)
-    frames, over = [env.render()], bool(info["success"])
+    frames, over = [env.render()], bool(info["success"]) and not returns(info)
     while not over:
-        seen, _, ended, cut, info = env.step(policy.select_action(seen))
+        seen, reward, ended, cut, info = env.step(policy.select_action(seen))
+        if hasattr(policy, "rewarded"):
+            policy.rewarded(float(reward))
         frames.append(env.render())
-        over = ended or cut or bool(info["success"])
+        over = ended or cut or (bool(info["success"]) and not returns(info))
     env.close()
     return frames
 
@@ -95,11 +114,13 @@ def real_time(
         if state["over"]:  # the safe action after an error in the last step
             return
         begin = time.perf_counter()
-        state["observation"], _, ended, cut, state["info"] = env.step(action)
+        state["observation"], reward, ended, cut, state["info"] = env.step(action)
         state["seconds"] += time.perf_counter() - begin
         state["steps"] += 1
         state["success"] |= bool(state["info"]["success"])
-        state["over"] = ended or cut or state["success"]
+        state["over"] = ended or cut or (state["success"] and not returns(state["info"]))
+        if hasattr(policy, "rewarded"):
+            policy.rewarded(float(reward))
         if state["over"]:
             loop.stop()
 
@@ -113,6 +134,17 @@ def real_time(
         env.close()
     timing = {**loop.summary(), "simulator_ms": 1e3 * state["seconds"] / max(1, state["steps"])}
     return Outcome(seed, state["success"], state["steps"], float(state["success"]), state["info"]), timing
+
+
+def points(task: str, outcomes: list[Outcome]) -> str:
+    """Mean return, and scores by the references that the task has; empty where episodes have no return."""
+    if not all(returns(one.info) for one in outcomes):
+        return ""
+    earned = np.array([one.info["return"] for one in outcomes], float)
+    told = [f"return {earned.mean():.1f} (standard error {earned.std() / max(1, len(earned) - 1) ** 0.5:.1f})"]
+    for kind in kinds(task):
+        told.append(f"normalised score {float(np.mean(normalised_score(task, earned, kind))):.1f} ({kind})")
+    return ", ".join(told)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     low, high = found["success_low"], found["success_high"]
     print(f"success {found['success']:.3f} [{low:.3f}, {high:.3f}] (95 % Wilson) over {len(outcomes)} episodes, "
           f"{found['steps']:.1f} steps")  # fmt: skip
+    if earned := points(args.task, outcomes):
+        print(earned)
     if args.out:
         args.out.write_text(json.dumps(as_records(outcomes), default=str) + "\n")
     if args.picture:

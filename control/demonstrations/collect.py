@@ -2,6 +2,9 @@
 
 The executed actions carry noise, the stored ones do not (DART, arXiv 1703.09327): the data then hold recoveries. Layout
 seeds below `EVALUATION_SEEDS` are for collection, the others for evaluation, so no layout is in both.
+
+With --steps: data of offline reinforcement learning, failures and all, actions stored as executed: Maze2D by a waypoint
+controller in pursuit of random targets (`mazes`), locomotion from trained agents (`mixes`).
 """
 
 import argparse
@@ -108,7 +111,7 @@ def collect(
     name = task(settings.task).name
     work = out.with_name(out.name + ".collecting")
     work.mkdir(parents=True, exist_ok=True)
-    _claim(work, json.dumps({**asdict(settings), "task": name}))
+    claim(work, json.dumps({**asdict(settings), "task": name}))
     with pool or local_pool() as workers:
         kept = _successes(settings, work, range(seed, seed + most), episodes, workers, progress)
     if len(kept) < episodes:
@@ -131,7 +134,7 @@ def collect(
     return summary
 
 
-def _claim(work: Path, identity: str) -> None:
+def claim(work: Path, identity: str) -> None:
     """Record once which settings the episodes in `work` belong to, and refuse those of others."""
     record = work / "settings.json"
     if not record.is_file():
@@ -183,11 +186,23 @@ def _successes(settings, work: Path, seeds: range, wanted: int, pool: Pool, prog
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(prog="tutelage collect", description=__doc__.split("\n")[0])
-    parse.add_argument("task", help="e.g. MetaWorld-reach-v3, TwoRoutes-v0, FetchPush-v4")
+    parse = argparse.ArgumentParser(
+        prog="tutelage collect",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Record a data set: successes of a task's scripted expert (--episodes), or (--steps) Maze2D by a\n"
+        "controller in pursuit of random targets and locomotion from agents, which are trained first.",
+        epilog="  tutelage collect MetaWorld-reach-v3 data/reach\n"
+        "  tutelage collect Maze2D-UMaze-v0 data/maze --steps 100000\n"
+        "  tutelage collect Hopper-v5 data/hopper-medium-expert-like --mix medium-expert --steps 100000 \\\n"
+        "      --agents data/agents/hopper",
+    )
+    parse.add_argument("task", help="e.g. MetaWorld-reach-v3, TwoRoutes-v0, FetchPush-v4, Maze2D-UMaze-v0, Hopper-v5")
     parse.add_argument("out", type=Path, help="folder of the Minari data set to write")
-    parse.add_argument("--episodes", type=int, default=50)
-    parse.add_argument("--noise", type=float, default=0.1, help="of executed actions, in half action ranges")
+    parse.add_argument("--episodes", type=int, help="successes of the scripted expert; default: 50")
+    parse.add_argument(
+        "--noise", type=float,
+        help="of executed actions, in half action ranges; default: 0.1; with --steps 0, and D4RL's option is 0.5",
+    )  # fmt: skip
     parse.add_argument("--seed", type=int, default=0, help="first layout seed")
     parse.add_argument("--observe", nargs="+", default=["state"], choices=["state", "rgb", "points"])
     parse.add_argument("--workers", type=int, help="processes; default: one per core")
@@ -198,11 +213,31 @@ def parser() -> argparse.ArgumentParser:
         "--lerobot", type=Path, metavar="FOLDER",
         help="also write state and actions as a LeRobot v3.0 data set; a finished collection in OUT is exported",
     )  # fmt: skip
+    offline = parse.add_argument_group("Maze2D, Hopper, HalfCheetah, Walker2d: data of offline reinforcement learning")
+    offline.add_argument("--steps", type=int, help="at least so many environment steps, in whole episodes")
+    offline.add_argument(
+        "--mix", choices=["medium", "expert", "medium-expert", "medium-replay"], help="whose episodes, of locomotion"
+    )
+    offline.add_argument(
+        "--agents", type=Path, metavar="FOLDER",
+        help="trained agents; those that are missing are trained first, which may be killed and started again; ready "
+        "ones of stable-baselines3 lie there as medium.zip, expert.zip (statistics: control/demonstrations/agent.py); "
+        "default: agents/TASK beside OUT",
+    )  # fmt: skip
+    offline.add_argument("--agent-steps", type=int, help="environment steps of their training; default: 1000000")
+    offline.add_argument("--algorithm", choices=["ppo", "sac"], help="of their training; default: ppo")
+    offline.add_argument(
+        "--medium", type=float, metavar="RETURN", help="mean return of a medium agent; default: 1400, 4700, 2800"
+    )
     return parse
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if _offline(args):
+        return _collect_steps(args)
+    args.episodes = 50 if args.episodes is None else args.episodes
+    args.noise = 0.1 if args.noise is None else args.noise
     if args.out.exists() and not args.lerobot:
         print(f"{args.out} exists: remove it, or choose another folder", file=sys.stderr)
         return 2
@@ -222,6 +257,56 @@ def main(argv: list[str] | None = None) -> int:
 
         rate = make(args.task).unwrapped.control_hz
         write_lerobot(args.lerobot, read_minari(args.out), rate, task=summary["task"])
+    print(json.dumps(summary))
+    return 0
+
+
+AGENTS = ("mix", "agents", "agent_steps", "algorithm", "medium")
+
+
+def _offline(args: argparse.Namespace) -> bool:
+    """Whether steps are wanted rather than successes. Raises ConfigError for options that do not go together."""
+    from control.envs.registry import task
+
+    found = task(args.task)
+    kind = {":Maze2D": "maze", ":Locomotion": "runner"}.get(found.world[found.world.index(":") :])
+    set_here = [f"--{name.replace('_', '-')}" for name in AGENTS if getattr(args, name) is not None]
+    if args.steps is None:
+        if kind == "runner":
+            raise ConfigError(f"{found.name} is recorded in steps: give --steps 100000 --mix medium-expert")
+        if set_here:
+            raise ConfigError(f"{', '.join(set_here)}: only together with --steps, of Hopper, HalfCheetah, Walker2d")
+        return False
+    if kind is None:
+        raise ConfigError(f"--steps: {found.name} is recorded in successes; give --episodes")
+    if args.episodes is not None or args.lerobot or args.observe != ["state"]:
+        raise ConfigError("--steps: episodes of the state alone, as many as it takes; leave out --episodes, --lerobot, "
+                          "--observe")  # fmt: skip
+    if kind == "maze" and set_here:
+        raise ConfigError(f"{', '.join(set_here)}: {found.name} is recorded by a controller, without agents")
+    if kind == "runner" and (args.mix is None or args.noise is not None):
+        raise ConfigError(
+            f"{found.name}: give --mix, one of medium, expert, medium-expert, medium-replay; and no --noise"
+        )
+    return True
+
+
+def _collect_steps(args: argparse.Namespace) -> int:
+    if args.out.exists():
+        print(f"{args.out} exists: remove it, or choose another folder", file=sys.stderr)
+        return 2
+    pool = ray_pool(args.ray, args.workers) if args.ray else local_pool(args.workers)
+    if args.mix is None:
+        from control.demonstrations.mazes import collect_maze
+
+        summary = collect_maze(args.task, args.out, args.steps, args.noise or 0.0, args.seed, pool)
+    else:
+        from control.demonstrations.mixes import collect_mix
+
+        folder = args.agents or args.out.parent / "agents" / args.task.removeprefix("tutelage/")
+        training = {"algorithm": args.algorithm or "ppo", "medium": args.medium}
+        summary = collect_mix(args.task, args.out, args.mix, args.steps, folder, args.seed, args.agent_steps, pool,
+                              **training)  # fmt: skip
     print(json.dumps(summary))
     return 0
 

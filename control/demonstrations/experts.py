@@ -27,13 +27,23 @@ def expert_for(name: str) -> Callable[[int], Expert]:
         "TwoRoutes": lambda seed: TwoRoutesExpert(seed),
         "PointMaze": lambda seed: MazeExpert(seed),
         "Fetch": lambda seed: FETCH[found.arguments[0]],
+        "Maze2D": lambda seed: _maze2d(),
     }
+    if world == "Locomotion":
+        raise ConfigError(f"task {found.name} has no scripted expert; trained agents record it: tutelage collect "
+                          f"{found.name} OUT --steps N --mix medium-expert")  # fmt: skip
     if world not in makers:
         raise ConfigError(
             f"task {found.name} has no scripted expert; load recorded demonstrations "
             "(control/demonstrations/zarr_store.py)"
         )
     return makers[world]
+
+
+def _maze2d() -> Expert:
+    from control.demonstrations.mazes import GoalController
+
+    return GoalController()
 
 
 def meta_world(name: str) -> Expert:
@@ -105,17 +115,22 @@ class MazeExpert:
         return 3.0 * (speed - velocity)
 
 
-def route(maze, start, goal, draws: np.random.Generator) -> list[tuple[int, int]]:
-    """Cells of a shortest path; among equally short ones the draw decides. Raises ValueError when there is none."""
-    start, goal = tuple(int(i) for i in start), tuple(int(i) for i in goal)
-    steps = {goal: 0}
-    queue = deque([goal])
+def steps_to(maze, goal: tuple[int, int]) -> dict[tuple[int, int], int]:
+    """Steps to the goal from every cell that has a way to it, by breadth-first search."""
+    steps, queue = {goal: 0}, deque([goal])
     while queue:
         cell = queue.popleft()
         for neighbour in _neighbours(maze, cell):
             if neighbour not in steps:
                 steps[neighbour] = steps[cell] + 1
                 queue.append(neighbour)
+    return steps
+
+
+def route(maze, start, goal, draws: np.random.Generator) -> list[tuple[int, int]]:
+    """Cells of a shortest path; among equally short ones the draw decides. Raises ValueError when there is none."""
+    start, goal = tuple(int(i) for i in start), tuple(int(i) for i in goal)
+    steps = steps_to(maze, goal)
     if start not in steps:
         raise ValueError(f"no way from cell {start} to cell {goal}")
     path = [start]

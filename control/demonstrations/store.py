@@ -1,5 +1,6 @@
 """Episodes in memory and on disk: Minari data sets (HDF5, readable by the package `minari`)."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,14 @@ class Episode:
                 f"{source}: {len(self.actions)} actions, {len(self.rewards)} rewards, observations {lengths}; wanted "
                 "one observation more than actions: the file was cut short or written by something else"
             )
-        for name, values in {**self.observations, "actions": self.actions}.items():
+        for name, values in {**self.observations, "actions": self.actions, "rewards": self.rewards}.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise DataError(f"{source}: {name} holds values that are not finite: collect or export it again")
 
 
 def write_minari(folder: Path, episodes: list[Episode], env, *, identifier: str, description: dict) -> Path:
-    """Write a Minari data set to `folder` (made anew). env gives the spaces; description goes into its metadata.
+    """Write a Minari data set to `folder` (made anew). env gives the spaces; description goes into its metadata: its
+    text `description`, the name of the `task`, the scores `ref_min_score` and `ref_max_score`, ..
 
     A data set appears whole or not at all: it is written beside and renamed.
     """
@@ -62,7 +64,7 @@ def write_minari(folder: Path, episodes: list[Episode], env, *, identifier: str,
     for number, episode in enumerate(episodes):
         ended = np.zeros(len(episode), bool)
         cut = ended.copy()
-        (ended if episode.success else cut)[-1] = True
+        (ended if (episode.success if episode.terminated is None else episode.terminated) else cut)[-1] = True
         buffers.append(
             EpisodeBuffer(
                 id=number,
@@ -90,7 +92,8 @@ def write_minari(folder: Path, episodes: list[Episode], env, *, identifier: str,
 
 
 def read_minari(folder: str | Path) -> list[Episode]:
-    """All episodes of a Minari data set, in its order. A flat observation is called `state`.
+    """All episodes of a Minari data set, in its order, with whether they `terminated`. A flat observation is called
+    `state`.
 
     Raises: DataError naming the folder when it is none, is cut short, or holds an unsuitable space.
     """
@@ -117,9 +120,37 @@ def read_minari(folder: str | Path) -> list[Episode]:
             np.asarray(one.rewards, np.float32),
             None if success is None else bool(np.asarray(success)[-1]),
             int(about["seed"]) if about.get("seed") is not None else None,
+            terminated=bool(np.asarray(one.terminations)[-1]) if len(one.terminations) else None,
         )
         episode.check(f"{folder}, episode {number}")
         episodes.append(episode)
     if not episodes:
         raise DataError(f"{folder} holds no episodes")
     return episodes
+
+
+def minari_metadata(folder: str | Path) -> dict:
+    """What a Minari data set says about itself. Raises DataError naming the file."""
+    path = Path(folder) / "data" / "metadata.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): collect or download the data set again") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no description of a data set: collect or download it again")
+    return found
+
+
+def task_of(folder: str | Path) -> str | None:
+    """The name of the task that a Minari data set was recorded in; None where it does not say."""
+    found = minari_metadata(folder)
+    if isinstance(found.get("task"), str):
+        return found["task"]
+    for text, key in ((found.get("description"), "task"), (found.get("env_spec"), "id")):
+        try:
+            name = json.loads(text)[key]
+        except (TypeError, ValueError, LookupError):
+            continue
+        if isinstance(name, str):
+            return name
+    return None

@@ -55,6 +55,11 @@ def _tasks() -> dict[str, Task]:
     tasks += [
         Task(f"PointMaze-{maze}-v3", "control.envs.robotics:PointMaze", (maze,), most) for maze, most in steps.items()
     ]
+    for maze, most in list(steps.items())[:3]:
+        tasks.append(Task(f"Maze2D-{maze}-v0", "control.envs.return_tasks:Maze2D", (maze,), most))
+        tasks.append(Task(f"Maze2D-{maze}-Dense-v0", "control.envs.return_tasks:Maze2D", (maze, True), most))
+    runners = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Walker2d-v4")
+    tasks += [Task(name, "control.envs.return_tasks:Locomotion", (name, 1000), 1000) for name in runners]
     fetch = ("Reach", "Push", "PickAndPlace")
     tasks += [Task(f"Fetch{name}-v4", "control.envs.robotics:Fetch", (name,), 50) for name in fetch]
     return {task.name: task for task in tasks}

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import ConfigError, DataError
-from control.policies.normaliser import MinMaxNormaliser
+from common.errors import ConfigError
+from control.policies.normaliser import MeanStdNormaliser, MinMaxNormaliser
 
 
 class StateEncoder(nn.Module):
@@ -26,8 +26,8 @@ class StateEncoder(nn.Module):
 
 
 class StandardStateEncoder(nn.Module):
-    """(B, O, q) -> (B, O, width), in deviations from the data's mean, cut at `most`; a deviation below `floor` counts
-    as that. For few demonstrations: what hardly varies in them may vary later, and must not be blown up.
+    """(B, O, q) -> (B, O, width), in deviations from the data's mean, cut at `most`, with a `floor` under the
+    deviations: for few demonstrations.
 
     columns: of the q numbers those that are seen, by default all; a policy that sees the objects in a cloud gets the
     robot's own and the goal's.
@@ -35,23 +35,17 @@ class StandardStateEncoder(nn.Module):
 
     def __init__(self, width: int, columns: tuple[int, ...] | None = None, floor: float = 0.02, most: float = 5.0):
         super().__init__()
-        self.columns, self.shape, self.floor, self.most = list(columns or range(width)), (width,), floor, most
+        self.columns, self.shape = list(columns or range(width)), (width,)
         if not all(0 <= column < width for column in self.columns):
             raise ConfigError(f"encoders.state.columns={columns}: the state has {width} numbers, 0 to {width - 1}")
         self.width = len(self.columns)
-        self.register_buffer("mean", torch.full((self.width,), torch.nan))
-        self.register_buffer("spread", torch.full((self.width,), torch.nan))
+        self.normaliser = MeanStdNormaliser(self.width, floor, most)
 
     def fit(self, values: Tensor) -> None:
-        """Take mean and deviation of (..., q). Raises DataError if there are none or they are not finite."""
-        values = values.reshape(-1, *self.shape)[:, self.columns].to(self.mean)
-        if not len(values) or not torch.isfinite(values).all():
-            raise DataError("normaliser: the data are empty or not finite; collect or export them again")
-        self.mean.copy_(values.mean(0))
-        self.spread.copy_(values.std(0, unbiased=False).clamp_min(self.floor))
+        self.normaliser.fit(values.reshape(-1, *self.shape)[:, self.columns])
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x[..., self.columns] - self.mean) / self.spread).clamp(-self.most, self.most)
+        return self.normaliser(x[..., self.columns])
 
 
 class _Block(nn.Module):

@@ -76,8 +76,11 @@ def _plain(value):
 
 
 def actor(model, plan: dict):
-    """What rolls a model out: a cloning model by itself, a diffusion policy with the plan that the config describes.
-    Its keys `primer` and `anchor`, a list of A or of T x A normalised actions, are the policy's."""
+    """What rolls a model out: what its own `actor` makes of the plan, a cloning model by itself, a diffusion policy
+    with the plan that the config describes. Its keys `primer` and `anchor`, a list of A or of T x A normalised actions,
+    are the policy's."""
+    if hasattr(model, "actor"):
+        return model.actor(plan)
     if isinstance(model, CloningModel):
         return CloningPolicy(model)
     plan = dict(plan)
@@ -114,7 +117,7 @@ class RolloutLoop(BaseLoop):
         model = unwrap(self.runner.model)
         model.eval()
         seeds = list(self.dataloader.dataset.seeds)
-        observe = tuple(model.encoder.encoders)
+        observe = getattr(model, "observes", None) or tuple(model.encoder.encoders)
         for name, config in self.plans.items():
             policy = actor(model, config)
             outcomes = rollout(

@@ -46,3 +46,33 @@ class MinMaxNormaliser(nn.Module):
         half, centre = self.scale()
         flat = (self.high - self.low) < FLAT
         return torch.where(flat, centre, x * half + centre)
+
+
+class MeanStdNormaliser(nn.Module):
+    """x -> (x - mean) / deviation per dimension of the last axis, cut at `most`; a deviation below `floor` counts as
+    that: what hardly varies in the data may vary later, and must not be blown up."""
+
+    def __init__(self, width: int, floor: float = 1e-3, most: float = 6.0):
+        super().__init__()
+        self.floor, self.most = floor, most
+        self.register_buffer("mean", torch.full((width,), torch.nan))
+        self.register_buffer("spread", torch.full((width,), torch.nan))
+
+    def fit(self, values: Tensor) -> None:
+        """Take mean and deviation of (..., width). Raises DataError if there are none or they are not finite."""
+        values = values.reshape(-1, len(self.mean)).to(self.mean)
+        if not len(values) or not torch.isfinite(values).all():
+            raise DataError("normaliser: the data are empty or not finite; collect or export them again")
+        self.mean.copy_(values.mean(0))
+        self.spread.copy_(values.std(0, unbiased=False).clamp_min(self.floor))
+
+    def check(self) -> None:
+        """Raises DataError while the statistics are missing."""
+        if torch.isnan(self.mean).any():
+            raise DataError("normaliser without statistics: train the model, or load a checkpoint that holds them")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) / self.spread).clamp(-self.most, self.most)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * self.spread + self.mean

@@ -29,13 +29,13 @@ def schema_of(onnx_path: str | Path) -> str:
         return ""
 
 
-def read_beside(onnx_path: Path, schema: str) -> tuple[Path, dict]:
-    """The JSON beside an ONNX file, and its path.
+def read_beside(onnx_path: Path, schema: str, graph: bool = True) -> tuple[Path, dict]:
+    """The JSON beside an ONNX file, and its path. graph: False where the manifest may do without that very file.
 
     Raises: ManifestError if a file is missing, or the JSON is cut short or of another schema.
     """
     path = onnx_path.with_suffix(".json")
-    if not onnx_path.is_file():
+    if not onnx_path.is_file() and (graph or not path.is_file()):
         raise ManifestError(
             f"{onnx_path} does not exist: write it with `tutelage export CONFIG CHECKPOINT {onnx_path}`"
         )

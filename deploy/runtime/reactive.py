@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import InputError, ManifestError
-from .manifest import check_files, read_beside, schema_of
-from .policy import ActionError, StreamingPolicy
-from .policy_manifest import ObservationSpec, PolicyManifest, check_observation, observation_specs
+from .manifest import check_files, read_beside
+from .policy import ActionError
+from .policy_manifest import ObservationSpec, check_observation, observation_specs
 from .session import choose_providers
 
 SCHEMA = "tutelage-reactive/1"
@@ -133,14 +133,3 @@ class ReactivePolicy:
     def select_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """(A,) action of this control step. Raises: InputError, ActionError."""
         return self.step(observation)[0]
-
-
-def open_manifest(path: str | Path) -> PolicyManifest | ReactiveManifest:
-    """The manifest beside a policy, of either kind. Raises: ManifestError."""
-    return (ReactiveManifest if schema_of(path) == SCHEMA else PolicyManifest).load(path)
-
-
-def open_policy(path: str | Path, threads: int = 1, providers: list[str] | None = None):
-    """The exported policy of a file: a `StreamingPolicy`, or a `ReactivePolicy`. Raises: ManifestError."""
-    kind = ReactivePolicy if schema_of(path) == SCHEMA else StreamingPolicy
-    return kind(path, threads=threads, providers=providers)

@@ -17,8 +17,9 @@ from common.errors import ConfigError
 from deploy.reactive_export import difference, export_actor
 from deploy.reactive_export_command import TOLERANCE, load_actor, observations_of, parity
 from deploy.runtime.errors import InputError, ManifestError
+from deploy.runtime.exported import open_policy
 from deploy.runtime.policy import ActionError, StreamingPolicy
-from deploy.runtime.reactive import ReactiveManifest, ReactivePolicy, open_policy
+from deploy.runtime.reactive import ReactiveManifest, ReactivePolicy
 
 CONFIG = "configs/control/agv/rnd_simple.py"
 SMALL = {

@@ -1,0 +1,18 @@
+"""A student that improves a plan in one evaluation: give the teacher's checkpoint, `--cfg-options
+model.checkpoint=CKPT`. Its plans can be had from `maze_umaze` too, which has the same networks."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .maze_umaze import *
+
+from control.planning.diffuser.student import PlannerStudent
+
+level, guidance = 10, 1.2
+iterations = 2000
+model.update(type=PlannerStudent, checkpoint=None, plan=dict(level=level, guidance=guidance, **asks))
+val_cfg["plans"] = dict(one_step=dict(level=level, steps=1, eta=0.0, **asks))
+test_cfg = val_cfg
+optim_wrapper["optimizer"]["lr"] = 3e-4
+train_cfg.update(max_iters=iterations, val_interval=iterations)
+param_scheduler[1]["end"] = iterations
