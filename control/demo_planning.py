@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="python -m control.demo_planning", description=__doc__)
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo_planning"))
     parse.add_argument("--steps", type=int, default=100_000, help="of data")
-    parse.add_argument("--iterations", type=int, default=3000, help="of the planner; its student a third of them")
+    parse.add_argument("--iterations", type=int, default=2000, help="of the planner; its student a third of them")
     parse.add_argument("--episodes", type=int, default=20, help="per planner, and of the ONNX file")
     parse.add_argument("--seed", type=int, default=0)
     return parse

@@ -15,6 +15,8 @@ horizon, observed, stride = 16, 5, 1
 within = None
 iterations = 9000
 model.update(state_dim=state_dim, action_dim=action_dim, horizon=horizon, observed=observed, stride=stride)
+model["generator"] = dict(width=128, depth=3, heads=4, hidden=256)
+model["net"].update(horizon=horizon, width=128)
 train_dataloader["dataset"].update(
     path=demonstrations, task=task, length=observed + horizon - 1, stride=stride, within=within
 )

@@ -33,8 +33,8 @@ model = dict(
     observed=observed,
     stride=stride,
     discount=discount,
-    generator=dict(width=128, depth=3, heads=4, hidden=256),
-    net=dict(type=ConditionalTransformer, horizon=horizon, width=128, depth=2, level_scale=float(steps)),
+    generator=dict(width=64, depth=3, heads=4, hidden=128),
+    net=dict(type=ConditionalTransformer, horizon=horizon, width=96, depth=2, level_scale=float(steps)),
     process=dict(type=vp_cosine, steps=steps),
 )
 train_dataloader = dict(

@@ -56,8 +56,7 @@ class PlanWindows(Dataset):
             left = f"{len(episodes) - len(kept)} of {len(episodes)} episodes are left out"
             logger.warning(f"{source}: {left}: a window needs {span} steps")
         for number, one in enumerate(kept):
-            if not np.isfinite(one.rewards).all():
-                raise DataError(f"{source}, episode {number}: rewards are not finite: collect or export it again")
+            one.check(f"{source}, episode {number}")
         self.length, self.stride, self.whole_actions = length, stride, whole_actions
         self.states = _joined([one.observations["state"] for one in kept])
         self.returns = _joined([returns_to_go(one.rewards, discount, within) for one in kept])

@@ -70,8 +70,6 @@ def decisions_of(
     for number, one in enumerate(episodes):
         source = f"episode {number}" + (f" (seed {one.seed})" if one.seed is not None else "")
         one.check(source)
-        if not np.isfinite(one.rewards).all():
-            raise DataError(f"{source}: rewards that are not finite; collect it again")
         length = len(one)
         begin = np.arange(0, length, stride or chunk)
         end = np.minimum(begin + chunk, length)

@@ -160,11 +160,11 @@ def test_a_suppressed_box_suppresses_nothing():
     assert greedy(close).tolist() == [0, 2]
 
 
-def test_two_hundred_crowded_boxes_take_under_ten_milliseconds(random):
+def test_two_hundred_crowded_boxes_take_milliseconds(random):
     flat = random_boxes(random, 200, 6)
     times = []
     for _ in range(9):
         begin = time.process_time()
         greedy(overlaps(flat, 0.2))
         times.append(time.process_time() - begin)
-    assert min(times) < 0.010
+    assert min(times) < 0.1  # some 5 to 10 ms; a loop over pairs of boxes would take seconds

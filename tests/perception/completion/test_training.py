@@ -19,8 +19,7 @@ def towns(tmp_path_factory):
 
 def config(name, towns, work_dir, iterations, **options):
     few = {f"{part}_dataloader.dataset.count": 2 for part in ("train", "val", "test")}
-    if name != "student":
-        few |= {"param_scheduler.0.end": 2, "param_scheduler.1.begin": 2}
+    few |= {"param_scheduler.0.end": 2, "param_scheduler.1.begin": 2}
     given = {"profile": "ci", "radius": 8.0, "towns": str(towns), "iterations": iterations, **few}
     cfg = load_config(f"{FOLDER}/{name}_town.py", {**given, "default_hooks.checkpoint.interval": 5, **options})
     cfg.work_dir = str(work_dir)

@@ -75,7 +75,7 @@ def test_what_cannot_be_used_is_named():
     with pytest.raises(DataError, match="no episodes"):
         decisions_of([], 4, 1, GAMMA)
     broken = episode(6, True, [0, 0, np.nan, 0, 0, 1], seed=7)
-    with pytest.raises(DataError, match=r"episode 1 \(seed 7\): rewards that are not finite"):
+    with pytest.raises(DataError, match=r"episode 1 \(seed 7\): rewards holds values that are not finite"):
         decisions_of([episode(6, True), broken], 4, 1, GAMMA)
     with pytest.raises(ConfigError, match=r"gamma=1\.5"):
         decisions_of([episode(6, True)], 4, 1, 1.5)
