@@ -61,8 +61,9 @@ class TrajectoryDiffuserModel(BaseModel):
         self.states = MeanStdNormaliser(state_dim)
         self.goals = None if shared else MeanStdNormaliser(state_dim)
         self.actions = MinMaxNormaliser(action_dim)
-        for name in ("return_low", "return_high", "return_scale", "best_episode", "generator_error"):
+        for name in ("return_low", "return_high", "return_scale", "best_episode"):
             self.register_buffer(name, torch.tensor(torch.nan))
+        self.register_buffer("generator_error", torch.zeros(()))  # 0: not measured; averaged weights average it too
         self.process = build(process)
         self.generator = TrajectoryGenerator(state_dim, observed + horizon - 1, **(generator or {}))
         self.embedding = ReturnEmbedding()
@@ -150,7 +151,7 @@ class TrajectoryDiffuserModel(BaseModel):
 
     def _note(self, error: Tensor) -> None:
         """Running mean of the generator's error of one step, a deviation in normalised units."""
-        before = torch.where(torch.isnan(self.generator_error), error, self.generator_error)
+        before = torch.where(self.generator_error == 0, error, self.generator_error)
         self.generator_error.copy_(before + 0.01 * (error - before))
 
     def optimiser_loss(self, plan: Tensor, returns: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ class PlanSettings:
         """These settings, the level filled in. Raises: ConfigError naming the key that does not fit."""
         most, N = (model.horizon - 1) * model.stride, model.process.steps
         level = self.level
+        if level is None and self.start != "noise" and not model.generator_error > 0:
+            raise ConfigError("plan.level=None follows the generator's error, which training measures: give a level")
         if level is None:
             level = N if self.start == "noise" else entry_level(model.process, float(model.generator_error))
         if self.start == "noise" and self.steps is None:

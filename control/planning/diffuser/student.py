@@ -50,16 +50,26 @@ class PlannerStudent(TrajectoryDiffuserModel):
         """The statistics are the teacher's. Raises: ConfigError, for there is none."""
         raise ConfigError("model.checkpoint is not set: give the teacher's, --cfg-options model.checkpoint=CKPT")
 
+    def _asked(self, now: Tensor, returns: Tensor, settings: PlanSettings) -> Tensor:
+        """(B, 1) of what the teacher will be asked for at normalised states (B, 1, S): a held target always, else the
+        returns (B, 1) of the data."""
+        if settings.target == "value":
+            return self.value(now[:, 0])
+        if settings.update == "hold":
+            held = self.return_high if settings.target is None else torch.tensor(float(settings.target))
+            return (held / self.return_scale).to(now).expand(len(now), 1)
+        return returns / self.return_scale
+
     def forward(self, states: Tensor, returns: Tensor, mode: str = "tensor", **pair):
         """mode "loss": {"loss_student"} on plans from the windows' first states."""
         if mode != "loss":
             return super().forward(states, returns, mode, **pair)
         (make,) = self._teacher
         now = self.states(states[:, :1])
-        asked = self.value(now[:, 0]) if self.plan.get("target") == "value" else returns[:, :1] / self.return_scale
-        target = make(now, asked.detach(), draws(now))
+        asked = self._asked(now, returns[:, :1], make.settings).detach()
+        target = make(now, asked, draws(now))
         t = clean_start(torch.tensor(make.settings.level / self.process.steps), self.horizon).to(now)
-        condition = self.condition(asked[:, 0].detach())
+        condition = self.condition(asked[:, 0])
 
         def jump(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return self.process.step(x, t, s, self.denoiser(x, t, condition))

@@ -203,6 +203,19 @@ def test_unknown_settings_and_missing_statistics():
         TrajectoryDiffuserModel(**ARGUMENTS).actor(BASE)
 
 
+def test_the_generators_error_is_measured_in_training():
+    made, batch = model(), windows().__getitems__(list(range(16)))
+    made.generator_error.zero_()
+    with pytest.raises(ConfigError, match=r"plan\.level=None"):
+        made.actor({**BASE, "level": None})
+    made.eval()(**batch, mode="loss")
+    assert float(made.generator_error) == 0
+    made.train()(**batch, mode="loss")
+    normal, asked = made.states(batch["states"]), batch["returns"] / made.return_scale
+    assert float(made.generator_error) == pytest.approx(float(made.generator.errors(normal, asked)[0].sqrt()), rel=1e-4)
+    assert made.actor({**BASE, "level": None}).settings.level > 0
+
+
 def test_observations_that_do_not_fit():
     planner = model().actor(BASE)
     planner.reset([0])
