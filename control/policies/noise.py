@@ -17,6 +17,12 @@ class NoiseSource:
         drawn = np.stack([g.standard_normal(shape, dtype=np.float32) for g in self.generators])
         return torch.from_numpy(np.ascontiguousarray(drawn.swapaxes(0, 1)) if leading else drawn)
 
+    def rows(self, indices) -> "NoiseSource":
+        """The streams of some environments, which go on in both."""
+        chosen = NoiseSource([])
+        chosen.generators = [self.generators[index] for index in indices]
+        return chosen
+
     def restart(self, index: int, seed: int) -> None:
         """Environment `index` begins an episode with its own seed."""
         self.generators[index] = np.random.default_rng((int(seed), 0x401))

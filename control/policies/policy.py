@@ -155,8 +155,7 @@ class DiffusionPolicy:
             self.evaluations += 1
             return self.model.denoiser(x, t, condition)
 
-        source = NoiseSource([])
-        source.generators = [self.noise.generators[i] for i in rows]
+        source = self.noise.rows(rows)
         state = StreamState(*(part[mask].to(self.device) for part in self.state))
         begin = self._begin[mask]
         if begin.any():
@@ -178,8 +177,7 @@ class DiffusionPolicy:
         """Start states for the rows that begin; noise is drawn for these alone."""
         T, A = self.plan.horizon, self.width
         noise = torch.zeros(len(rows), T, A)
-        own = NoiseSource([])
-        own.generators = [source.generators[i] for i in begin.nonzero()[:, 0].tolist()]
+        own = source.rows(begin.nonzero()[:, 0].tolist())
         noise[begin] = own.draw(T, A)
         if self.primer != "denoise":
             anchor = None if self.anchor is None else self.anchor.to(self.device)

@@ -176,10 +176,8 @@ class GuidedPlanner:
         due = np.flatnonzero(active & ((self._age < 0) | (self._age >= self.settings.execute)))
         if len(due):
             now = model.states(torch.from_numpy(np.asarray(observation["state"], np.float32)[due]))
-            source = NoiseSource([])
-            source.generators = [self.noise.generators[row] for row in due]
             shape = (C, model.horizon, model.state_dim + model.action_dim)
-            noise = source.draw(model.process.steps + 1, *shape, leading=True).flatten(1, 2)
+            noise = self.noise.rows(due).draw(model.process.steps + 1, *shape, leading=True).flatten(1, 2)
             plans, worth = model.plan(now.repeat_interleave(C, 0), noise, self.settings)
             best = worth.unflatten(0, (len(due), C)).argmax(1)
             chosen = plans.unflatten(0, (len(due), C))[torch.arange(len(due)), best]

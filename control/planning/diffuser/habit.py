@@ -4,6 +4,7 @@ After Habi (arXiv 2502.06401): a prior p(z | s) and a decoder a(s, z) learn, wit
 planner does; of a few z a critic takes the best. What is exported decodes the prior's mean.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Decisions(Dataset):
                  cache: str | None = None, batch: int = 256):  # fmt: skip
         if not checkpoint:
             raise ConfigError("no checkpoint of the planner: --cfg-options train_dataloader.dataset.checkpoint=CKPT")
-        wanted = {"checkpoint": Path(checkpoint).name, "size": Path(checkpoint).stat().st_size,
+        wanted = {"weights": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
                   "plan": {key: str(value) for key, value in plan.items()}, "count": count, "seed": seed}  # fmt: skip
         cache = Path(cache or f"{path.rstrip('/')}.decisions.pth")
         kept = load_checkpoint(cache) if cache.is_file() else {}

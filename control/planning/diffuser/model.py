@@ -4,7 +4,6 @@ The losses share no parameter, so their sum trains each network as if alone. Let
 states of history at most, L = K + H - 1 of a window, S state, A action.
 """
 
-import numpy as np
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -61,7 +60,7 @@ class TrajectoryDiffuserModel(BaseModel):
         self.states = MeanStdNormaliser(state_dim)
         self.goals = None if shared else MeanStdNormaliser(state_dim)
         self.actions = MinMaxNormaliser(action_dim)
-        for name in ("return_low", "return_high", "return_scale", "best_episode"):
+        for name in ("return_low", "return_high", "return_scale"):
             self.register_buffer(name, torch.tensor(torch.nan))
         self.register_buffer("generator_error", torch.zeros(()))  # 0: not measured; averaged weights average it too
         self.process = build(process)
@@ -86,7 +85,6 @@ class TrajectoryDiffuserModel(BaseModel):
         self.return_low.copy_(begun.min())
         self.return_high.copy_(begun.max())
         self.return_scale.copy_(windows.returns.abs().max().clamp_min(1e-6))
-        self.best_episode.fill_(float(np.max(windows.episode_returns)))
 
     def check(self) -> None:
         """Raises DataError while the statistics are missing."""

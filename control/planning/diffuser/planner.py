@@ -143,9 +143,7 @@ class Planner:
             make = self.cold if new else self.make
             histories = [list(self._past[row])[:: -self.model.stride][::-1] for row in rows]
             states, asked = (torch.stack([torch.stack([step[i] for step in one]) for one in histories]) for i in (0, 1))
-            source = NoiseSource([])
-            source.generators = [self.noise.generators[row] for row in rows]
-            self._plan[rows] = made = make(states, asked, source.draw, self._plan[rows])
+            self._plan[rows] = made = make(states, asked, self.noise.rows(rows).draw, self._plan[rows])
             self.first_plan = self.model.states.inverse(make.written[-1]).numpy()
             self.last_plan = self.model.states.inverse(made[-1]).numpy()
         self._age[due] = 0

@@ -73,10 +73,9 @@ class PlanWindows(Dataset):
         self.starts, self.first, self.last = (torch.as_tensor(np.concatenate(part)) for part in (starts, first, last))
         if not len(self.starts):
             raise DataError(f"{source}: no window is `within`={within} steps before its episode's cut: lower it")
-        self.episode_returns = np.array([float(np.sum(one.rewards)) for one in kept])
-        self.flat = [i for i in range(self.states.shape[1]) if float(self.states[:, i].std()) < 1e-6]
-        if self.flat:
-            logger.warning(f"{source}: the state's dimensions {self.flat} are constant")
+        flat = [i for i in range(self.states.shape[1]) if float(self.states[:, i].std()) < 1e-6]
+        if flat:
+            logger.warning(f"{source}: the state's dimensions {flat} are constant")
 
     def __len__(self) -> int:
         return len(self.starts)
