@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from control.envs import make
+from control.rollout import decides
 
 
 def episode_frames(
@@ -15,8 +16,7 @@ def episode_frames(
     observation, info = env.reset(seed=seed)
     policy.reset([seed])
     ended = cut = False
-    counts = "return" in info  # what an episode earns counts to its end, not a first success
-    while not (ended or cut or (info["success"] and not counts)):
+    while not (ended or cut or decides(info)):
         if step % every == 0:
             pictures.append(env.unwrapped.world.frame(*image_hw))
         action = policy.select_action({name: observation[name][None] for name in observe})[0]

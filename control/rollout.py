@@ -35,6 +35,11 @@ class Outcome:
     info: dict
 
 
+def decides(info: dict) -> bool:
+    """Whether a success of now ends an episode: not where its return counts, which goes on to the end."""
+    return bool(info["success"]) and "return" not in info
+
+
 def rollout(
     policy: Actor,
     task: str,

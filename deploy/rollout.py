@@ -12,7 +12,7 @@ from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.envs.scores import kinds, normalised_score
 from control.pictures import save_png, strip
-from control.rollout import Outcome, as_records, rollout, summary
+from control.rollout import Outcome, as_records, decides, rollout, summary
 from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
 from deploy.runtime.exported import open_manifest, open_policy
@@ -82,13 +82,13 @@ def film(path: Path, task: str, seed: int) -> list[np.ndarray]:
     policy.reset(seed)
     env = make(task, render_mode="rgb_array", **environment_of(policy.manifest))
     seen, info = env.reset(seed=seed)
-    frames, over = [env.render()], bool(info["success"]) and not returns(info)
+    frames, over = [env.render()], decides(info)
     while not over:
         seen, reward, ended, cut, info = env.step(policy.select_action(seen))
         if hasattr(policy, "rewarded"):
             policy.rewarded(float(reward))
         frames.append(env.render())
-        over = ended or cut or (bool(info["success"]) and not returns(info))
+        over = ended or cut or decides(info)
     env.close()
     return frames
 
@@ -118,7 +118,7 @@ def real_time(
         state["seconds"] += time.perf_counter() - begin
         state["steps"] += 1
         state["success"] |= bool(state["info"]["success"])
-        state["over"] = ended or cut or (state["success"] and not returns(state["info"]))
+        state["over"] = ended or cut or decides(state["info"])
         if hasattr(policy, "rewarded"):
             policy.rewarded(float(reward))
         if state["over"]:
