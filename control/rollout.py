@@ -35,9 +35,14 @@ class Outcome:
     info: dict
 
 
+def returns(info: dict) -> bool:
+    """The task is measured by its return, so that a success does not end an episode."""
+    return "return" in info
+
+
 def decides(info: dict) -> bool:
-    """Whether a success of now ends an episode: not where its return counts, which goes on to the end."""
-    return bool(info["success"]) and "return" not in info
+    """Whether a success of now ends an episode."""
+    return bool(info["success"]) and not returns(info)
 
 
 def rollout(
@@ -56,7 +61,8 @@ def rollout(
 ) -> list[Outcome]:
     """One episode per seed, `parallel` environments at a time, in the order of the seeds.
 
-    score: key of `info` whose largest value is kept. record: called as record(seed, step, observation, action, info)
+    stop_on_success: end an episode there, unless the task is measured by its return. score: key of `info` whose largest
+    value is kept. record: called as record(seed, step, observation, action, info)
     for every step. environment: as `make`. The result does not depend on `parallel`.
     """
     seeds = [int(seed) for seed in seeds]
@@ -94,7 +100,7 @@ def _wave(policy, envs, seeds, score, stop_on_success, record, bar) -> list[Outc
             steps[i] += 1
             best[i] = max(best[i], float(infos[i].get(score, 0.0)))
             success[i] |= bool(infos[i]["success"])
-            alive[i] = not (ended or cut or (success[i] and stop_on_success))
+            alive[i] = not (ended or cut or (success[i] and stop_on_success and not returns(infos[i])))
             bar.update(not alive[i])
         if rewarded is not None:
             rewarded(rewards)

@@ -261,8 +261,8 @@ def planner_parity(planner: Planner, path: str | Path, episodes: Iterable[tuple[
             ours = runtime.select_action(seen)
             theirs = planner.select_action({name: value[None] for name, value in seen.items()})[0]
             worst, steps = max(worst, float(np.abs(ours - theirs).max())), steps + 1
-            largest = max(1.0, float(np.abs((planner.last_plan - mean) / spread).max()))
-            apart = max(apart, float(np.abs((runtime.plan - planner.last_plan) / spread).max()) / largest)
+            largest = max(1.0, float(np.abs((planner.current[0] - mean) / spread).max()))
+            apart = max(apart, float(np.abs((runtime.plan - planner.current[0]) / spread).max()) / largest)
             runtime.rewarded(reward)
             planner.rewarded(np.array([reward]))
     return PlannerParity(worst, apart, steps, planner.plans - before)

@@ -12,7 +12,7 @@ from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
 from control.envs.scores import kinds, normalised_score
 from control.pictures import save_png, strip
-from control.rollout import Outcome, as_records, decides, rollout, summary
+from control.rollout import Outcome, as_records, decides, returns, rollout, summary
 from control.workers import Pool, local_pool, ray_pool
 from deploy.runtime.control_loop import ControlLoop
 from deploy.runtime.exported import open_manifest, open_policy
@@ -53,16 +53,7 @@ def environment_of(manifest) -> dict:
 def closed_loop(path: Path, task: str, seeds: list[int], progress: bool = False) -> list[Outcome]:
     """Episodes of an exported policy, in the order of the seeds; where a return counts, they go on after a success."""
     environment = environment_of(open_manifest(path))
-    env = make(task, **environment)
-    _, info = env.reset(seed=seeds[0])
-    env.close()
-    return rollout(RuntimeActor(path), task, seeds, progress=progress, stop_on_success=not returns(info),
-                   **environment)  # fmt: skip
-
-
-def returns(info: dict) -> bool:
-    """A task is measured by its return, so a success does not end it."""
-    return "return" in info
+    return rollout(RuntimeActor(path), task, seeds, progress=progress, **environment)
 
 
 def spread(path: Path, task: str, seeds: list[int], pool: Pool) -> list[Outcome]:

@@ -188,7 +188,7 @@ def _judge(training: Training, model, folder: Path, found: dict, step: int) -> N
     moments = {key: None if stored[key] is None else stored[key].numpy() for key in ("obs_mean", "obs_var")}
     agent = agent_of(stored["policy"], training.task, "the agent in training", activation=stored["activation"],
                      **moments)  # fmt: skip
-    outcomes = rollout(AgentPolicy(agent), training.task, TRIALS[: training.trials], stop_on_success=False)
+    outcomes = rollout(AgentPolicy(agent), training.task, TRIALS[: training.trials])
     returns = np.array([one.info["return"] for one in outcomes])
     best = max((one[1] for one in found["evaluations"]), default=-np.inf)
     found["evaluations"].append([step, float(returns.mean()), float(returns.std())])

@@ -103,13 +103,7 @@ def maze_episodes(episodes: list[Episode], task: str) -> list[Episode]:
 
 def check_on_floor(states: np.ndarray, world, source: str) -> None:
     """Raises DataError naming `source` unless all positions (T, 2+), m, lie in free cells of a Maze2D world."""
-    corner = np.asarray(world.maze.cell_rowcol_to_xy((0, 0))) + np.array([-0.5, 0.5])
-    column, row = np.floor((states[:, :2] - corner) * np.array([1, -1])).astype(int).T
-    free = np.zeros((len(world.maze.maze_map), len(world.maze.maze_map[0])), bool)
-    free[tuple(np.array(world.free).T)] = True
-    inside = (row >= 0) & (row < free.shape[0]) & (column >= 0) & (column < free.shape[1])
-    walls = ~inside
-    walls[inside] = ~free[row[inside], column[inside]]
+    walls = ~world.on_floor(states[:, :2])
     if walls.any():
         step = int(walls.argmax())
         raise DataError(

@@ -38,7 +38,7 @@ def measure(task: str, episodes: int = 100, workers: int | None = None, agent: P
         from control.demonstrations.agent import AgentPolicy, load_agent
         from control.rollout import rollout
 
-        outcomes = rollout(AgentPolicy(load_agent(agent, task)), task, seeds, stop_on_success=False)
+        outcomes = rollout(AgentPolicy(load_agent(agent, task)), task, seeds)
         found["agent"] = [one.info["return"] for one in outcomes]
     return {kind: (float(np.mean(returns)), float(np.std(returns))) for kind, returns in found.items()}
 

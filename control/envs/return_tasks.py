@@ -75,6 +75,16 @@ class Maze2D:
     def info(self) -> dict:
         return {"success": goal_reward(self.data.qpos, self.goal, False) > 0, "return": self._return}
 
+    def on_floor(self, positions: np.ndarray) -> np.ndarray:
+        """(N,) whether positions (N, 2), m, lie in free cells: neither in a wall nor outside."""
+        corner = np.asarray(self.maze.cell_rowcol_to_xy((0, 0))) + np.array([-0.5, 0.5])
+        column, row = np.floor((positions - corner) * np.array([1, -1])).astype(int).T
+        free = np.zeros((len(self.maze.maze_map), len(self.maze.maze_map[0])), bool)
+        free[tuple(np.array(self.free).T)] = True
+        inside = (row >= 0) & (row < free.shape[0]) & (column >= 0) & (column < free.shape[1])
+        inside[inside] = free[row[inside], column[inside]]
+        return inside
+
     def frame(self, height: int, width: int, draw: Draw = picture) -> np.ndarray:
         return draw(self.model, self.data, self.camera, height, width)
 
@@ -143,6 +153,11 @@ class Locomotion:
 
     def state(self) -> np.ndarray:
         return self._observation.astype(np.float32)
+
+    def put(self, state: np.ndarray) -> None:
+        """Stand as an observed state (S,) says; it has no x, which no reward or motion depends on."""
+        split = self.model.nq - 1
+        self.native.set_state(np.concatenate([[0.0], state[:split]]), np.asarray(state[split:], float))
 
     def info(self) -> dict:
         return {"success": bool(self._done >= self.steps and not self._fallen), "return": self._return}

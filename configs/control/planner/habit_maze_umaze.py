@@ -18,7 +18,7 @@ train_dataloader["dataset"] = dict(
     teacher=teacher,
     checkpoint=None,
     plan=dict(level=10, candidates=8, jitter=0.03, **asks),
-    count=20000,
+    count=10000,
 )
 val_cfg["plans"] = dict(habit=dict(), habit_best_of_8=dict(candidates=8))
 test_cfg = val_cfg

@@ -63,7 +63,7 @@ plans = dict(
     cloning=dict(kind="cloning"),
 )
 asks = dict(target=None, update="hold", execute=4)  # always the best that was seen; half of a plan's first step
-val_cfg.update(task=task, plans={name: {**asks, **plan} for name, plan in plans.items()}, stop_on_success=False)
+val_cfg.update(task=task, plans={name: {**asks, **plan} for name, plan in plans.items()})
 test_cfg = val_cfg
 val_dataloader.update(dataset=dict(type=HeldOutLayouts, count=20))
 test_dataloader = val_dataloader

@@ -8,9 +8,9 @@ with read_base():
 
 from control.planning.diffuser.student import PlannerStudent
 
-level, guidance = 10, 1.2
+level = 10
 iterations = 2000
-model.update(type=PlannerStudent, checkpoint=None, plan=dict(level=level, guidance=guidance, **asks))
+model.update(type=PlannerStudent, checkpoint=None, plan=dict(level=level, **asks))
 val_cfg["plans"] = dict(one_step=dict(level=level, steps=1, eta=0.0, **asks))
 test_cfg = val_cfg
 optim_wrapper["optimizer"]["lr"] = 3e-4

@@ -150,7 +150,11 @@ class GuidedPlanner:
             raise ConfigError(f"plan: execute={settings.execute}, plans={settings.plans}: 1 to {model.horizon}, and 1")
         self.model, self.settings = model.eval(), settings
         self.calls, self.plans = {"optimiser": 0, "value": 0}, 0
-        self.last_plan: np.ndarray | None = None
+
+    @property
+    def current(self) -> np.ndarray:
+        """(B, H, S) the plans that are followed, in the environment's units."""
+        return self.model.states.inverse(self._plan[..., self.model.action_dim :]).numpy()
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
         """Begin episodes; the seeds are of the noise."""
@@ -158,7 +162,7 @@ class GuidedPlanner:
             seeds = [0] if seeds is None else [int(seed) for seed in seeds]
             self.noise = NoiseSource(seeds)
             self._history = ObservationHistory({"state": (self.model.state_dim,)}, 1, len(seeds))
-            self._acts = torch.zeros(len(seeds), self.model.horizon, self.model.action_dim)
+            self._plan = torch.zeros(len(seeds), self.model.horizon, self.model.action_dim + self.model.state_dim)
             self._age = np.full(len(seeds), -1)
         else:
             for row in episode_rows(len(self._age), seeds, mask):
@@ -180,15 +184,15 @@ class GuidedPlanner:
             noise = self.noise.rows(due).draw(model.process.steps + 1, *shape, leading=True).flatten(1, 2)
             plans, worth = model.plan(now.repeat_interleave(C, 0), noise, self.settings)
             best = worth.unflatten(0, (len(due), C)).argmax(1)
-            chosen = plans.unflatten(0, (len(due), C))[torch.arange(len(due)), best]
-            self._acts[due], self._age[due] = model.actions.inverse(chosen[..., : model.action_dim].clamp(-1, 1)), 0
-            self.last_plan = model.states.inverse(chosen[..., model.action_dim :]).numpy()
+            self._plan[due] = plans.unflatten(0, (len(due), C))[torch.arange(len(due)), best]
+            self._age[due] = 0
             guided = model.process.steps - max(0, self.settings.stop - 1)
             self.calls["optimiser"] += model.process.steps * len(due)
             self.calls["value"] += (guided * self.settings.guide_steps + 1) * len(due)
             self.plans += len(due)
         rows = np.flatnonzero(active)
         actions = np.zeros((len(self._age), model.action_dim), np.float32)
-        actions[rows] = self._acts[torch.from_numpy(rows), torch.from_numpy(self._age[rows])].numpy()
+        acts = self._plan[torch.from_numpy(rows), torch.from_numpy(self._age[rows]), : model.action_dim]
+        actions[rows] = model.actions.inverse(acts.clamp(-1, 1)).numpy()
         self._age[rows] += 1
         return actions

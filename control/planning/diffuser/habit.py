@@ -35,7 +35,7 @@ class Decisions(Dataset):
     `dataset.__getitems__(indices)` gives {"states", "actions", "worth"}.
     """
 
-    def __init__(self, path: str, teacher: dict, checkpoint: str, plan: dict, count: int = 20_000, seed: int = 0,
+    def __init__(self, path: str, teacher: dict, checkpoint: str, plan: dict, count: int = 10_000, seed: int = 0,
                  cache: str | None = None, batch: int = 256):  # fmt: skip
         if not checkpoint:
             raise ConfigError("no checkpoint of the planner: --cfg-options train_dataloader.dataset.checkpoint=CKPT")
@@ -56,15 +56,13 @@ class Decisions(Dataset):
         seen = np.concatenate([one.observations["state"] for one in read_episodes(path)])
         chosen = np.random.default_rng(seed).permutation(len(seen))[:count]
         states = torch.from_numpy(seen[chosen].astype(np.float32))
-        target = make.settings.target
-        asked = float(model.return_high if target is None or isinstance(target, str) else target)
         acts, worth = [], []
         torch.manual_seed(seed)
         with torch.no_grad():
             for part in tqdm(states.split(batch), desc="decisions", unit="batch", dynamic_ncols=True):
                 now = model.states(part)
-                ask = model.value(now) if target == "value" else torch.full((len(now), 1), asked / model.return_scale)
-                plans = make(now[:, None], ask, draws(now))
+                asked = make.settings.asked(model, now, make.settings.wanted(model))
+                plans = make(now[:, None], asked[:, None], draws(now))
                 acts.append(model.act(now, plans[:, 1], torch.full((len(now),), float(model.stride))))
                 worth.append(model.plan_value(plans.flatten(1))[:, 0])
         return {"states": states, "actions": torch.cat(acts), "worth": torch.cat(worth)}

@@ -22,7 +22,7 @@ def watched(planner, task: str, seed: int, steps: int, at: int = 0) -> dict:
     for step in range(steps):
         action = planner.select_action({"state": observation["state"][None]})[0]
         if step <= at:
-            found = {"written": getattr(planner, "first_plan", None), "improved": planner.last_plan}
+            found = {"written": getattr(planner, "first_plan", None), "improved": planner.current[0]}
         observation, reward, ended, cut, _ = env.step(action)
         if hasattr(planner, "rewarded"):
             planner.rewarded(np.array([reward]))

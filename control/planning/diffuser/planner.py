@@ -27,7 +27,7 @@ class Asked:
         if isinstance(target, int | float) and not low <= target <= high:
             logger.warning(f"target={target:g} is outside the data's returns, {low:g} to {high:g}: unlearnt ground")
         self.model, self.settings = model, settings
-        self.target = high if target is None or isinstance(target, str) else float(target)
+        self.target = settings.wanted(model)
         self.left, self.floored = np.zeros(0), 0
 
     def restart(self, rows: slice | np.ndarray | int = slice(None), batch: int | None = None) -> None:
@@ -46,9 +46,7 @@ class Asked:
 
     def normalised(self, now: Tensor) -> Tensor:
         """(B,) of what is asked for now, in normalised states now (B, S)."""
-        if self.settings.target == "value":
-            return self.model.value(now)[:, 0]
-        return torch.from_numpy(self.left).float() / float(self.model.return_scale)
+        return self.settings.asked(self.model, now, self.left)
 
 
 class Cloned:
@@ -78,8 +76,8 @@ class Planner:
     """An `Actor` of `control.rollout`: a trained model run with settings, for B environments at once.
 
     Rewards are not part of an observation: `rewarded` tells them after a step; untold, the target holds.
-    plans: decisions so far; calls: network evaluations of all environments; first_plan (C, H, S), last_plan (H, S): of
-    the last environment that planned, before and after the optimiser, in the environment's units.
+    plans: decisions so far; calls: network evaluations of all environments; first_plan (C, H, S): of the
+    last environment that planned, before the optimiser, in the environment's units.
     """
 
     def __init__(self, model: TrajectoryDiffuserModel, settings: PlanSettings):
@@ -90,7 +88,11 @@ class Planner:
         self.rewarded = self.asked.rewarded
         self.plans = 0
         self.first_plan: np.ndarray | None = None
-        self.last_plan: np.ndarray | None = None
+
+    @property
+    def current(self) -> np.ndarray:
+        """(B, H, S) the plans that are followed, in the environment's units."""
+        return self.model.states.inverse(self._plan).numpy()
 
     @property
     def calls(self) -> dict[str, int]:
@@ -143,8 +145,7 @@ class Planner:
             make = self.cold if new else self.make
             histories = [list(self._past[row])[:: -self.model.stride][::-1] for row in rows]
             states, asked = (torch.stack([torch.stack([step[i] for step in one]) for one in histories]) for i in (0, 1))
-            self._plan[rows] = made = make(states, asked, self.noise.rows(rows).draw, self._plan[rows])
+            self._plan[rows] = make(states, asked, self.noise.rows(rows).draw, self._plan[rows])
             self.first_plan = self.model.states.inverse(make.written[-1]).numpy()
-            self.last_plan = self.model.states.inverse(made[-1]).numpy()
         self._age[due] = 0
         self.plans += len(due)

@@ -81,6 +81,17 @@ class PlanSettings:
                 )
         return replace(self, level=level)
 
+    def wanted(self, model: TrajectoryDiffuserModel) -> float:
+        """What an episode begins by asking for, in the environment's units."""
+        return float(model.return_high if self.target is None or isinstance(self.target, str) else self.target)
+
+    def asked(self, model: TrajectoryDiffuserModel, now: Tensor, left) -> Tensor:
+        """(B,) normalised returns to ask for in normalised states now (B, S); left: of what is wanted, a number or (B,)
+        in the environment's units."""
+        if self.target == "value":
+            return model.value(now)[:, 0]
+        return (torch.as_tensor(left, dtype=torch.float32).to(now) / model.return_scale).expand(len(now))
+
     @property
     def cold(self) -> "PlanSettings":
         """Of the first plan of an episode, where the next ones begin from the one before."""

@@ -50,23 +50,15 @@ class PlannerStudent(TrajectoryDiffuserModel):
         """The statistics are the teacher's. Raises: ConfigError, for there is none."""
         raise ConfigError("model.checkpoint is not set: give the teacher's, --cfg-options model.checkpoint=CKPT")
 
-    def _asked(self, now: Tensor, returns: Tensor, settings: PlanSettings) -> Tensor:
-        """(B, 1) of what the teacher will be asked for at normalised states (B, 1, S): a held target always, else the
-        returns (B, 1) of the data."""
-        if settings.target == "value":
-            return self.value(now[:, 0])
-        if settings.update == "hold":
-            held = self.return_high if settings.target is None else torch.tensor(float(settings.target))
-            return (held / self.return_scale).to(now).expand(len(now), 1)
-        return returns / self.return_scale
-
     def forward(self, states: Tensor, returns: Tensor, mode: str = "tensor", **pair):
         """mode "loss": {"loss_student"} on plans from the windows' first states."""
         if mode != "loss":
             return super().forward(states, returns, mode, **pair)
         (make,) = self._teacher
         now = self.states(states[:, :1])
-        asked = self._asked(now, returns[:, :1], make.settings).detach()
+        held = make.settings.update == "hold"  # what the teacher will be asked for; else what the data had left
+        left = make.settings.wanted(self) if held else returns[:, 0]
+        asked = make.settings.asked(self, now[:, 0], left)[:, None].detach()
         target = make(now, asked, draws(now))
         t = clean_start(torch.tensor(make.settings.level / self.process.steps), self.horizon).to(now)
         condition = self.condition(asked[:, 0])

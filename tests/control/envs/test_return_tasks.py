@@ -130,9 +130,9 @@ def test_a_runner_succeeds_when_it_stands_to_the_last_step_and_a_rollout_tells_t
         world.step(np.zeros(6))
         told.append(world.info()["success"])
     assert told == [False] * 29 + [True]
-    (one,) = rollout(Still(), "HalfCheetah-v5", [0], max_steps=20, stop_on_success=False)
+    (one,) = rollout(Still(), "HalfCheetah-v5", [0], max_steps=20)
     assert one.steps == 20 and not one.success and -20 < one.info["return"] < 20
-    (one,) = rollout(Still(), "HalfCheetah-v5", [0], stop_on_success=False)
+    (one,) = rollout(Still(), "HalfCheetah-v5", [0])
     assert one.steps == 1000 and one.success
 
 

@@ -109,7 +109,7 @@ def test_the_seed_matters_where_there_is_noise():
 def test_level_0_is_the_written_plan():
     planner = model().actor({**BASE, "level": 0})
     run(planner, [0], [seen(1)])
-    assert np.allclose(planner.last_plan, planner.first_plan[0], atol=1e-5)
+    assert np.allclose(planner.current[-1], planner.first_plan[0], atol=1e-5)
     assert planner.calls == {"generator": H - 1, "optimiser": 0}
 
 
@@ -124,7 +124,7 @@ def test_calls_per_decision():
 def test_the_plan_begins_where_the_robot_is():
     planner = model().actor({**BASE, "candidates": 3, "jitter": 0.3})
     run(planner, [0], [seen(1)])
-    assert np.allclose(planner.last_plan[0], seen(1)["state"][0], atol=1e-4)
+    assert np.allclose(planner.current[-1][0], seen(1)["state"][0], atol=1e-4)
     assert np.allclose(planner.first_plan[:, 0], seen(1)["state"][0], atol=1e-4)
 
 
@@ -133,7 +133,7 @@ def test_the_best_candidate_is_taken():
     planner = made.actor({**BASE, "candidates": 8, "level": 0, "jitter": 0.5})
     run(planner, [3], [seen(1)])
     worth = made.plan_value(made.states(torch.from_numpy(planner.first_plan)).flatten(1))[:, 0]
-    assert np.allclose(planner.first_plan[int(worth.argmax())], planner.last_plan, atol=1e-4)
+    assert np.allclose(planner.first_plan[int(worth.argmax())], planner.current[-1], atol=1e-4)
 
 
 def test_followed_plan_counts_the_steps_that_are_left():
@@ -158,7 +158,7 @@ def test_warm_start_is_the_shifted_plan():
     for step in range(3):
         planner.select_action(seen(1, step))
         if step == 0:
-            before = planner.last_plan.copy()
+            before = planner.current[-1].copy()
             assert planner.calls == {"generator": 0, "optimiser": 20}
     assert planner.calls == {"generator": 0, "optimiser": 25}
     # with no noise at all the plan that it began from is the old one, a state further

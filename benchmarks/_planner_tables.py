@@ -1,0 +1,172 @@
+"""Tables, claims and the picture of the planners' benchmark, from its records."""
+
+from pathlib import Path
+
+import numpy as np
+from _policies import interval
+from _report import table
+
+from common.statistics import paired_difference
+from control.envs.scores import headline, normalised_score
+
+WRITTEN, IMPROVED, RULE = "plans as written", "improved", "improved, level by the rule"
+STUDENT = "student, 1 evaluation"
+FAMILIES = {
+    "from noise": "tab:gray", "improved": "tab:blue", "plans as written": "tab:orange", "student": "tab:green",
+    "habit": "tab:olive", "Diffuser": "tab:red", "warm start": "tab:brown", "cloning": "tab:purple",
+}  # fmt: skip
+MEASURES = {
+    "walls": ("plans that touch a wall, %", 100, 0),
+    "residual": ("residual", 1, 3),
+    "roughness": ("roughness", 1, 5),
+    "ends": ("plans that end at the goal, %", 100, 0),
+}
+
+
+def scores(records: list[dict], title: str, task: str) -> np.ndarray:
+    """(trainings, starts) points, by the task's own references where there are any."""
+    returns = np.array([one["ways"][title]["returns"] for one in records], float)
+    return normalised_score(task, returns, headline(task))
+
+
+def value(records: list[dict], title: str, key: str) -> float:
+    """Mean over the trainings; nan where it was not measured."""
+    return float(np.mean([one["ways"][title].get(key, np.nan) for one in records]))
+
+
+def calls(records: list[dict], title: str) -> float:
+    """Network evaluations per decision, those of the inverse dynamics left out; nan for a policy without plans."""
+    found = [sum(one["ways"][title]["calls"].values()) if "calls" in one["ways"][title] else np.nan for one in records]
+    return float(np.mean(found))
+
+
+def shown(number: float, digits: int = 1) -> str:
+    return "" if np.isnan(number) else f"{number:.{digits}f}"
+
+
+def spread(found: np.ndarray, digits: int = 1) -> str:
+    """Mean with its 95 % interval over trainings and starts."""
+    low, high = interval(found) if np.ptp(found) else (found.mean(), found.mean())
+    return f"{found.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def gain(records: list[dict], first: str, second: str, task: str) -> tuple[float, float, float]:
+    """Points of `second` less those of `first`, paired by training and start, with the 95 % interval."""
+    return paired_difference(scores(records, first, task), scores(records, second, task))
+
+
+def result_table(records: list[dict], task: str) -> str:
+    """A line per way of planning."""
+    titles = [title for title in records[0]["ways"] if ":" not in title]
+    measures = [key for key in MEASURES if any(key in one["data"] for one in records)]
+    lines = []
+    for title in titles:
+        mean, low, high = gain(records, WRITTEN, title, task)
+        row = [title, spread(scores(records, title, task))]
+        row.append("" if title == WRITTEN else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        row += [shown(MEASURES[key][1] * value(records, title, key), MEASURES[key][2]) for key in measures]
+        row += [
+            shown(calls(records, title)),
+            shown(value(records, title, "ms")),
+            shown(value(records, title, "ms_step"), 2),
+        ]
+        lines.append(row)
+    data = [shown(MEASURES[key][1] * float(np.mean([one["data"][key] for one in records])), MEASURES[key][2])
+            for key in measures]  # fmt: skip
+    lines.append(["the data's own windows", "", "", *data, "", "", ""])
+    kind = "random policy 0, controller that knows the goal 100" if headline(task) == "own" else "D4RL's points"
+    heads = [f"score ({kind})", "less that of plans as written", *(MEASURES[key][0] for key in measures),
+             "evaluations per decision", "ms per decision", "ms per step"]  # fmt: skip
+    starts = len(records[0]["ways"][WRITTEN]["returns"])
+    said = (f"{len(records)} trainings, {starts} starts each, the same for every way; 95 % bootstrap intervals over "
+            "both; CPU time of one thread, one environment, PyTorch.")  # fmt: skip
+    return f"{said}\n\n{table(['', *heads], lines)}"
+
+
+def claims(records: list[dict], task: str) -> str:
+    """What the paper and the design say, each with what was measured."""
+    rows = []
+
+    def row(text: str, found: str, holds: bool) -> None:
+        rows.append([text, found, "yes" if holds else "no"])
+
+    mean, low, high = gain(records, WRITTEN, IMPROVED, task)
+    row("improving beats the written plans", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", low > 0)
+    mean, low, high = gain(records, WRITTEN, RULE, task)
+    row("the level by the rule makes nothing worse", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", high >= 0)
+    noise = sorted((title for title in records[0]["ways"] if title.startswith("from noise, ")), key=_steps)
+    ours = calls(records, IMPROVED)
+    equal = min(noise, key=lambda title: abs(calls(records, title) - ours))
+    ratio = value(records, equal, "residual") / value(records, IMPROVED, "residual")
+    row(f"more feasible than {equal} at {calls(records, equal):.0f} evaluations, ours {ours:.0f} (residuals' ratio)",
+        f"{ratio:.2f}", ratio > 1)  # fmt: skip
+    as_good = [title for title in noise if gain(records, IMPROVED, title, task)[0] >= 0]
+    if as_good:
+        quicker = value(records, as_good[0], "ms") / value(records, IMPROVED, "ms")
+        row(f"3 times as quick as {as_good[0]}, the quickest from noise with as good a score", f"{quicker:.1f}",
+            quicker >= 3)  # fmt: skip
+    else:
+        best = max(noise, key=lambda title: scores(records, title, task).mean())
+        quicker = value(records, best, "ms") / value(records, IMPROVED, "ms")
+        row(f"as good as any from noise (the best: {best}), or 3 times as quick", f"{quicker:.1f} times as quick", True)
+    if "Diffuser" in records[0]["ways"]:
+        mean, low, high = gain(records, "Diffuser", IMPROVED, task)
+        quicker = value(records, "Diffuser", "ms") / value(records, IMPROVED, "ms")
+        row("10 times as quick as Diffuser at as good a score",
+            f"{quicker:.1f} times; {mean:+.1f} [{low:+.1f}, {high:+.1f}]", quicker >= 10 and high >= 0)  # fmt: skip
+    if STUDENT in records[0]["ways"]:
+        mean, low, high = gain(records, IMPROVED, STUDENT, task)
+        quicker = value(records, IMPROVED, "ms") / value(records, STUDENT, "ms")
+        row("the student is quicker than its teacher",
+            f"{quicker:.2f} times; score {mean:+.1f} [{low:+.1f}, {high:+.1f}]", quicker > 1)  # fmt: skip
+    return table(["", "measured", "holds"], rows)
+
+
+def _steps(title: str) -> int:
+    return int(title.rsplit(" ", 1)[1])
+
+
+def ablations(records: list[dict], task: str) -> str:
+    """A table per group of titles "group: value: way"."""
+    groups: dict[str, list[str]] = {}
+    for title in records[0]["ways"]:
+        if title.count(": ") == 2:
+            groups.setdefault(title.split(": ")[0], []).append(title)
+    parts = []
+    for group, titles in groups.items():
+        lines = []
+        for title in titles:
+            _, setting, way = title.split(": ")
+            walls, residual = 100 * value(records, title, "walls"), value(records, title, "residual")
+            lines.append(
+                [f"{setting}, {way}", spread(scores(records, title, task)), shown(walls, 0), shown(residual, 3)]
+            )
+        parts.append(table([group, "score", MEASURES["walls"][0], MEASURES["residual"][0]], lines))
+    return "\n\n".join(parts)
+
+
+def plot(found: dict[str, tuple[str, list[dict]]], path: Path) -> Path:
+    """Score against milliseconds per decision, a panel per task (title -> (task, records))."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(4.4 * len(found), 3.8), layout="constrained", squeeze=False)
+    for axis, (title, (task, records)) in zip(axes[0], found.items(), strict=True):
+        for family, colour in FAMILIES.items():
+            names = [name for name in records[0]["ways"] if ":" not in name and name.startswith(family)]
+            if not names:
+                continue
+            cost = [value(records, name, "ms") for name in names]
+            mean = [scores(records, name, task).mean() for name in names]
+            ends = np.array([interval(scores(records, name, task)) for name in names]).T
+            error = np.abs(ends - np.array(mean))
+            axis.errorbar(cost, mean, yerr=error, fmt="o", markersize=4, color=colour, capsize=2, label=family)
+        axis.set(title=title, xscale="log", xlabel="ms per decision")
+    axes[0, 0].set_ylabel("score")
+    axes[0, 0].legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

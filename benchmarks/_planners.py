@@ -1,0 +1,137 @@
+"""What a planner is worth: returns, plans' feasibility, network calls and time per decision; kept by what decides them.
+
+Letters: B plans, H states of a plan, S numbers of a state.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from _records import keep, load, rounded
+
+from common.engine.checkpoint import load_weights
+from common.engine.config import load_config
+from common.engine.experiments import Job
+from control.demonstrations.collect import EVALUATION_SEEDS
+from control.envs import make
+from control.planning.diffuser import feasibility
+from control.planning.diffuser.windows import PlanWindows, plan_windows
+from control.policies.model import build
+from control.rollout import rollout
+
+PLANS = 200  # whose feasibility is measured, and of the data
+TIMED, WARM = 20, 3  # decisions, one environment
+CHECKED = 40  # of the PLANS, step by step in the simulator
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of planning with one training's networks. plan: its settings, as a config writes them."""
+
+    title: str
+    job: Job
+    plan: dict
+    starts: int
+
+
+def seen_states(windows: PlanWindows, count: int) -> np.ndarray:
+    """(count, S) beginnings of windows, spread evenly over the data: plans are asked for from there."""
+    chosen = torch.linspace(0, len(windows) - 1, count).long()
+    return windows.states[windows.starts[chosen]].numpy()
+
+
+def of_plans(plans: np.ndarray, task: str, stride: int, act=None, spread: np.ndarray | None = None) -> dict[str, float]:
+    """Feasibility of plans (B, H, S), `stride` steps between states, in the environment's units. act, spread: as
+    `dynamics_residual`'s, where the task is no maze."""
+    world = make(task).unwrapped.world
+    if task.startswith("Maze2D"):
+        reached = np.linalg.norm(plans[:, -1, :2] - world.goal, axis=-1)
+        return {
+            "walls": feasibility.in_walls(plans, world),
+            "residual": feasibility.kinematic_residual(plans, stride),
+            "roughness": feasibility.roughness(plans),
+            "ends": float((reached <= 0.5).mean()),
+        }
+    world.reset(0)
+    checked = plans[np.linspace(0, len(plans) - 1, min(CHECKED, len(plans))).astype(int)]
+    return {
+        "residual": feasibility.dynamics_residual(checked, act, world, spread) if act else float("nan"),
+        "roughness": feasibility.roughness(plans / spread, plans.shape[-1]),
+    }
+
+
+def milliseconds(actor, states: np.ndarray, execute: int) -> tuple[float, float]:
+    """Medians of the CPU time of this thread for a decision and of what it comes to per environment step: one
+    environment; a decision is followed for `execute` steps."""
+    actor.reset([0])
+    decisions, steps = [], []
+    for i in range(WARM + TIMED):
+        begun = time.process_time()
+        for step in range(execute):
+            actor.select_action({"state": states[i % len(states)][None]})
+            if step == 0:
+                decisions.append(time.process_time() - begun)
+        steps.append((time.process_time() - begun) / execute)
+    return 1e3 * float(np.median(decisions[WARM:])), 1e3 * float(np.median(steps[WARM:]))
+
+
+def measure(cell: Cell) -> dict:
+    """returns: of every start; calls: network evaluations per decision; ms, ms_step; feasibility of plans."""
+    torch.set_num_threads(1)
+    config = load_config(cell.job.config, cell.job.options)
+    model, task = build(config.model), config.val_cfg.task
+    load_weights(model, str(cell.job.checkpoint))
+    actor, execute = model.actor(cell.plan), cell.plan.get("execute", 1)
+    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + cell.starts)
+    found = {"returns": [one.info["return"] for one in rollout(actor, task, seeds, parallel=cell.starts)]}
+    if getattr(actor, "plans", 0):
+        found["calls"] = {name: count / actor.plans for name, count in actor.calls.items()}
+    windows = plan_windows(config.demonstrations, task, length=model.horizon) if hasattr(model, "horizon") else None
+    states = seen_states(windows, PLANS) if windows else model.states.mean.numpy()[None]
+    found["ms"], found["ms_step"] = milliseconds(actor, states, execute)
+    if windows and hasattr(actor, "current"):
+        actor.reset(list(range(PLANS)))
+        actor.select_action({"state": states})
+        spread = model.states.spread.numpy()
+        found |= of_plans(actor.current, task, getattr(model, "stride", 1), _one_step(model), spread)
+    return found
+
+
+def _one_step(model):
+    """The inverse dynamics for one step, in the environment's units; None of a model without."""
+    if not hasattr(model, "inverse"):
+        return None
+
+    @torch.no_grad()
+    def act(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        now, goal = (model.states(torch.from_numpy(one)) for one in (before, after))
+        return model.act(now, goal, torch.ones(len(now))).numpy()
+
+    return act
+
+
+def of_data(job: Job) -> dict[str, float]:
+    """The same measures of the data's own windows; for a runner with the inverse dynamics of the job."""
+    config = load_config(job.config, job.options)
+    model = build(config.model)
+    load_weights(model, str(job.checkpoint))
+    windows = plan_windows(config.demonstrations, config.task, length=model.horizon, stride=model.stride)
+    chosen = torch.linspace(0, len(windows) - 1, PLANS).long()
+    plans = windows.states[windows.starts[chosen][:, None] + model.stride * torch.arange(model.horizon)].numpy()
+    return of_plans(plans, config.task, model.stride, _one_step(model), model.states.spread.numpy())
+
+
+def kept(cell: Cell, folder: Path) -> tuple[str, dict]:
+    """(title, what `measure` finds), from the folder where the same weights were run so before."""
+    with cell.job.checkpoint.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    recipe = {"weights": weights, "plan": cell.plan, "starts": cell.starts, "plans": PLANS, "timed": TIMED}
+    path = folder / f"{hashlib.sha256(cell.title.encode()).hexdigest()[:12]}.json"
+    found = load(path, recipe)
+    if found is None:
+        found = {"recipe": recipe, "title": cell.title, **rounded(measure(cell), 6)}
+        keep(path, found)
+    return cell.title, {key: value for key, value in found.items() if key != "recipe"}

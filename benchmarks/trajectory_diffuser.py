@@ -1,0 +1,266 @@
+"""Trajectory Diffuser against planners from noise, by value guidance and without a plan: returns, feasibility, cost.
+
+Per task and training seed every way of planning is rolled out from the same starts with the same noise. A task and seed
+leave their record, benchmarks/results/trajectory_diffuser/TASK_seedN.json, so that they may be measured one by one; one
+whose record stands is not trained again, and a killed run goes on. Data are collected first where they are missing.
+Ablations (level, forward noise, candidates, target, steps per plan, mask, stride, small data) are those of the first
+maze. Writes benchmarks/results/trajectory_diffuser.md and its picture once all are there.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _planner_tables import ablations, claims, plot, result_table
+from _planners import PLANS, Cell, kept, of_data
+from _policies import in_parallel
+from _records import keep, load, rounded
+from _report import RESULTS, describe_device, training_cost, write_report
+
+from common.engine.config import load_config, parse_options
+from common.engine.experiments import Job, run, tutelage
+
+CONFIG = "configs/control/planner/{}.py"
+SEEDS = (0, 1, 2)
+FROM_NOISE = (5, 10, 20, 50, 100)  # evaluations of Decision Diffuser
+
+
+@dataclass(frozen=True)
+class Training:
+    """config; iterations; teacher: option that takes the planner's checkpoint; options."""
+
+    config: str
+    iterations: int
+    teacher: str | None = None
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """collect: arguments of `tutelage collect`; trainings: name -> what is trained, "planner" first; improved: name of
+    the config's plan that enters at a fixed level; base: overrides of every plan of the planner; starts of rollouts;
+    variants: more trainings, for the ablations."""
+
+    title: str
+    name: str
+    collect: tuple[str, ...]
+    trainings: dict[str, Training]
+    improved: str
+    base: dict = field(default_factory=dict)
+    starts: int = 40
+    variants: dict[str, Training] = field(default_factory=dict)
+
+
+def maze(name: str, iterations: int, peers: int) -> dict[str, Training]:
+    return {
+        "planner": Training(f"maze_{name}", iterations),
+        "student": Training(f"student_maze_{name}", peers, "model.checkpoint"),
+        "habit": Training(f"habit_maze_{name}", 5000, "train_dataloader.dataset.checkpoint"),
+        "diffuser": Training(f"diffuser_maze_{name}", iterations),
+    }
+
+
+RUNNER = {
+    "planner": Training("hopper", 6000),
+    "student": Training("student_hopper", 1500, "model.checkpoint"),
+    "habit": Training("habit_hopper", 5000, "train_dataloader.dataset.checkpoint"),
+    "diffuser": Training("diffuser_hopper", 6000),
+}
+UMAZE = "maze_umaze"
+VARIANTS = {  # of the first maze
+    "no mask": Training(UMAZE, 3000, options={"model.generator.causal": False}),
+    "as released": Training("maze_umaze_as_released", 3000),
+    "stride 4": Training(UMAZE, 3000, options={"model.stride": 4, "model.horizon": 32, "model.net.horizon": 32,
+        "train_dataloader.dataset.stride": 4, "train_dataloader.dataset.length": 32}),
+    "stride 16": Training(UMAZE, 3000, options={"model.stride": 16, "model.horizon": 8, "model.net.horizon": 8,
+        "train_dataloader.dataset.stride": 16, "train_dataloader.dataset.length": 8}),
+    "10,000 steps of data": Training(UMAZE, 3000),
+}  # fmt: skip
+SMALL_DATA = ("--steps", "10000")
+TASKS = {
+    "umaze": Task("Maze2D umaze", "Maze2D-UMaze-v0", ("--steps", "100000"), maze("umaze", 3000, 1000), "refined10",
+                  variants=VARIANTS),
+    "medium": Task("Maze2D medium", "Maze2D-Medium-v0", ("--steps", "200000"), maze("medium", 3000, 1000), "refined10"),
+    "hopper-medium-expert-like": Task("hopper-medium-expert-like", "Hopper-v5",
+        ("--mix", "medium-expert", "--steps", "100000"), RUNNER, "refined5", {"execute": 4}, 16),
+    "hopper-medium-replay-like": Task("hopper-medium-replay-like", "Hopper-v5",
+        ("--mix", "medium-replay", "--steps", "100000"), RUNNER, "refined5", {"execute": 4}, 16),
+}  # fmt: skip
+
+
+def data_of(key: str, args, small: bool = False) -> Path:
+    """The task's data set, collected where it is missing; agents are shared by the mixes of a runner."""
+    task, path = TASKS[key], args.work_dir / "data" / (f"{key}-small" if small else key)
+    if not path.is_dir():
+        given = list(SMALL_DATA if small else task.collect)
+        given[-1] = str(max(2000, int(int(given[-1]) * args.scale)))
+        if "--mix" in given:
+            given += ["--agents", str(args.agents or args.work_dir / "agents" / task.name)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tutelage("collect", task.name, str(path), "--seed", "0", *given)
+    return path
+
+
+def jobs_of(key: str, seed: int, args) -> dict[str, Job]:
+    """Name of a training -> job."""
+    task, made = TASKS[key], {}
+    for name, one in {**task.trainings, **task.variants}.items():
+        folder = args.work_dir / key / f"seed{seed}" / name.replace(" ", "_").replace(",", "")
+        data = data_of(key, args, small=name.endswith("of data"))
+        config = CONFIG.format(one.config)
+        plans = list(load_config(config).val_cfg.plans)
+        given = {
+            **args.options, **one.options, "demonstrations": str(data), "val_dataloader.dataset.count": 1,
+            **{f"val_cfg.plans.{other}": None for other in plans[1:]},
+        }  # fmt: skip
+        if one.teacher:
+            given |= {one.teacher: str(made["planner"].checkpoint)}
+        if "habit" in one.config:
+            given |= {"+train_dataloader.dataset.cache": str(folder / "decisions.pth")}
+        needs = (made["planner"].name,) if one.teacher else ()
+        iterations = max(2, int(one.iterations * args.scale))
+        made[name] = Job(f"{key}/{seed}/{name}", config, folder, iterations, given, seed, needs)
+    return made
+
+
+def ways(key: str, jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
+    """Title -> (training, plan) of the comparison."""
+    task, planner = TASKS[key], jobs["planner"]
+    plans = {name: {**plan, **({} if plan.get("kind") else task.base)}
+             for name, plan in load_config(planner.config).val_cfg.plans.items()}  # fmt: skip
+    found = {
+        "plans as written": (planner, plans["generator"]),
+        "improved, level by the rule": (planner, plans["refined"]),
+        "improved": (planner, plans[task.improved]),
+        "improved, best of 8": (planner, plans["chosen"]),
+        **{f"from noise, {n}": (planner, {**plans["decision_diffuser"], "steps": n}) for n in FROM_NOISE},
+        "warm start": (planner, plans["warm"]),
+        "cloning": (planner, plans["cloning"]),
+    }
+    for name in list(task.trainings)[1:]:
+        own = load_config(jobs[name].config).val_cfg.plans
+        title = {"student": "student, 1 evaluation", "habit": "habit", "diffuser": "Diffuser"}[name]
+        first = dict(next(iter(own.values())))
+        base = task.base if name != "habit" else {}
+        if name == "diffuser":
+            base = {"execute": task.base.get("execute", 4)}  # as the others: a plan is followed for as long
+        found[title] = (jobs[name], {**first, **base})
+    return found
+
+
+def more_ways(jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
+    """Title "group: value: way" -> (training, plan) of the ablations."""
+    task, planner = TASKS["umaze"], jobs["planner"]
+    plans = load_config(planner.config).val_cfg.plans
+    improved, written, noise = plans[task.improved], plans["generator"], plans["decision_diffuser"]
+    found = {}
+    for level in (1, 2, 5, 10, 20, 50, 100):
+        found[f"level: {level}: as written"] = (planner, {**improved, "level": level})
+        found[f"level: {level}: noised to it"] = (planner, {**improved, "level": level, "forward_noise": True})
+    for count in (1, 4, 8, 32):
+        found[f"candidates: {count}: improved"] = (planner, {**plans["chosen"], "candidates": count})
+    for share in (0.5, 0.75, 1.0, 1.25):  # of what the maze pays at most within a plan
+        for name, plan in (("plans as written", written), ("improved", improved), ("from noise, 20", noise)):
+            target = share * load_config(planner.config).within
+            found[f"target: {target:g}: {name}"] = (planner, {**plan, "target": target})
+    for execute in (1, 4, 8, 16):
+        for name, plan in (("plans as written", written), ("improved", improved)):
+            found[f"steps per plan: {execute}: {name}"] = (planner, {**plan, "execute": execute})
+    further = {**improved, "level": 50}
+    for variant in task.variants:
+        for name, plan in (("plans as written", written), ("improved", improved), ("improved from 50", further),
+                           ("from noise, 20", noise)):  # fmt: skip
+            found[f"training: {variant}: {name}"] = (jobs[variant], dict(plan))
+    own = load_config(jobs["as released"].config).val_cfg.plans["released"]
+    found["training: as released: its own choice"] = (jobs["as released"], dict(own))
+    return found
+
+
+def recipe(key: str, args) -> dict:
+    """All that decides a record."""
+    task = TASKS[key]
+    texts = {name: load_config(CONFIG.format(one.config), args.options).pretty_text
+             for name, one in {**task.trainings, **task.variants}.items()}  # fmt: skip
+    sizes = {name: one.iterations for name, one in {**task.trainings, **task.variants}.items()}
+    return {"configs": texts, "iterations": sizes, "collect": task.collect, "starts": min(task.starts, args.starts),
+            "plans": PLANS, "scale": args.scale}  # fmt: skip
+
+
+def path_of(key: str, seed: int, args) -> Path:
+    return args.results / "trajectory_diffuser" / f"{key}_seed{seed}.json"
+
+
+def measure(key: str, seed: int, args) -> None:
+    """Train, roll out, and leave a record."""
+    jobs = jobs_of(key, seed, args)
+    run(list(jobs.values()), parallel=args.parallel)
+    every = {**ways(key, jobs), **(more_ways(jobs) if TASKS[key].variants else {})}
+    starts = min(TASKS[key].starts, args.starts)
+    folder = args.work_dir / key / f"seed{seed}" / "measured"
+    cells = [(Cell(title, job, dict(plan), starts), folder) for title, (job, plan) in every.items()]
+    found = dict(in_parallel(kept, cells, args.parallel, f"{key}, seed {seed}"))
+    record = {
+        "recipe": recipe(key, args),
+        "device": describe_device(),
+        "trainings": training_cost(jobs.values()),
+        "ways": {title: found[title] for title in every},
+        "data": of_data(jobs["planner"]),
+    }
+    keep(path_of(key, seed, args), rounded(record, 5))
+    print(f"{key}, seed {seed} measured: {path_of(key, seed, args)}")
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report")
+    parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
+    parse.add_argument("--starts", type=int, default=40, help="of every way at most: 40 in mazes, 16 of runners")
+    parse.add_argument("--scale", type=float, default=1.0, help="share of data and iterations (for a try)")
+    parse.add_argument("--parallel", type=int, default=2, help="trainings and rollouts side by side")
+    parse.add_argument("--agents", type=Path, help="folder of Hopper's agents; default: trained in the work folder")
+    parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="of every training (for a try)")
+    parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/trajectory_diffuser"))
+    parse.add_argument("--results", type=Path, default=RESULTS, help="folder of the report")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    args.options = parse_options(args.cfg_options)
+    cells = [(key, seed) for key in args.tasks for seed in SEEDS]
+    asked = cells if args.now is None else [(one.split("/")[0], int(one.split("/")[1])) for one in args.now]
+
+    def known(cell: tuple[str, int]) -> dict | None:
+        return load(path_of(*cell, args), recipe(cell[0], args))
+
+    for cell in asked:
+        if known(cell) is None:
+            measure(*cell, args)
+    found = {key: [known((key, seed)) for seed in SEEDS] for key in args.tasks}
+    absent = [f"{key}/{seed}" for key, records in found.items()
+              for seed, one in zip(SEEDS, records, strict=True) if one is None]  # fmt: skip
+    whole = {key: records for key, records in found.items() if None not in records}
+    parts = [f"### {TASKS[key].title}\n\n{result_table(records, TASKS[key].name)}\n\n"
+             f"{claims(records, TASKS[key].name)}" for key, records in whole.items()]  # fmt: skip
+    if "umaze" in whole:
+        parts.append(f"### Ablations, {TASKS['umaze'].title}\n\n{ablations(whole['umaze'], TASKS['umaze'].name)}")
+    if absent:
+        print("\n\n".join(parts))
+        print(f"no report yet: {', '.join(absent)} not measured")
+        return 0
+    picture = plot({TASKS[key].title: (TASKS[key].name, records) for key, records in found.items()},
+                   args.results / "trajectory_diffuser.png")  # fmt: skip
+    parts.insert(0, f"![score against the time of a decision]({picture.name})")
+    parts += [one["trainings"] for records in found.values() for one in records]
+    device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
+    path = write_report("trajectory_diffuser", "Plans that are written, then improved", "\n\n".join(parts), seeds=SEEDS,
+                        device=device, folder=args.results)  # fmt: skip
+    print(path.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
