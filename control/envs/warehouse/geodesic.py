@@ -1,6 +1,7 @@
 """Shortest ways of a disc among boxes, exact up to the corners' roundness: A* on the visibility graph."""
 
 import heapq
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,8 @@ CORNER_POINTS = 4  # of the polygon that a way follows round a corner: at most 2
 
 
 class Geodesic:
-    """Ways to one goal. Distances are settled outwards from the goal only as far as the queries need, and kept.
+    """Ways to one goal. The graph is made when a query needs it, all pairs of corners at once; distances are settled
+    outwards from the goal only as far as the queries need, and kept.
 
     Args: obstacles (B, 4), the outer walls among them; radius of the disc, m; goal (2,).
     """
@@ -46,7 +48,7 @@ class Geodesic:
         start = np.asarray(start, np.float64)
         reach = np.full(len(self.nodes), np.inf)
         seen = np.flatnonzero(self._taut(start))
-        seen = seen[self._visible(start, seen)]
+        seen = seen[self._visible(start[None], self.nodes[seen])]
         reach[seen] = np.linalg.norm(self.nodes[seen] - start, axis=1)
         if np.isfinite(reach[0]):
             return float(reach[0]), 0  # straight to the goal
@@ -63,25 +65,37 @@ class Geodesic:
         if self._settled[node]:
             return
         self._settled[node] = True
-        length = distance + np.linalg.norm(self.nodes - self.nodes[node], axis=1)
-        closer = np.flatnonzero(~self._settled & (length < self._distance) & self._taut(self.nodes[node], node))
-        closer = closer[self._visible(self.nodes[node], closer)]
+        length = distance + self._straight[node]
+        closer = np.flatnonzero(~self._settled & (length < self._distance))
         self._distance[closer], self._next[closer] = length[closer], node
         for other in closer:
             heapq.heappush(self._queue, (length[other], int(other)))
 
-    def _taut(self, point: np.ndarray, node: int = 0) -> np.ndarray:
-        """(K,) whether a string from the point (the node, if one) along every node's corner would be tight: a shortest
-        way has no other pieces."""
-        before, after = self._sides
-        along = self.nodes - point
-        tight = _cross(along, before - self.nodes) * _cross(along, after - self.nodes) >= -1e-12
-        return tight & (_cross(along, before[node] - point) * _cross(along, after[node] - point) >= -1e-12)
+    @cached_property
+    def _straight(self) -> np.ndarray:
+        """(K, K) metres between nodes; inf where the way is barred or a string along it would not be tight at both."""
+        length = np.full((len(self.nodes),) * 2, np.inf)
+        first, second = np.triu_indices(len(self.nodes), 1)
+        tight = self._tight(self.nodes[first], second) & self._tight(self.nodes[second], first)
+        first, second = first[tight], second[tight]
+        free = self._visible(self.nodes[first], self.nodes[second])
+        first, second = first[free], second[free]
+        length[first, second] = length[second, first] = np.linalg.norm(self.nodes[first] - self.nodes[second], axis=1)
+        return length
 
-    def _visible(self, point: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """(K,) whether the disc goes straight from the point to the nodes."""
-        begin = np.broadcast_to(point, (len(nodes), 2))
-        return ~segments_blocked(begin, self.nodes[nodes], self.obstacles, self.radius - 1e-9)
+    def _taut(self, point: np.ndarray) -> np.ndarray:
+        """(K,) whether a string from the point along every node's corner would be tight."""
+        return self._tight(point[None], np.arange(len(self.nodes)))
+
+    def _tight(self, points: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """(P,) whether strings from points (P, 2) would bend round the corners of the nodes `at` (P,), not cut them: a
+        shortest way has no other pieces."""
+        along, (before, after) = self.nodes[at] - points, self._sides
+        return _cross(along, before[at] - self.nodes[at]) * _cross(along, after[at] - self.nodes[at]) >= -1e-12
+
+    def _visible(self, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """(P,) whether the disc goes straight from begin to end, both (P, 2)."""
+        return ~segments_blocked(np.broadcast_to(begin, end.shape), end, self.obstacles, self.radius - 1e-9)
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
