@@ -22,12 +22,16 @@ demo-agv: $(STAMP)
 demo-planning: $(STAMP)
 	$(BIN)/python -m control.demo_planning --work-dir work_dirs/demo_planning
 
+# Two files of tests at a time, a thread each: small networks gain little from a second thread.
+TEST_WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -13,12 +13,12 @@ if "TUTELAGE_DATA" not in os.environ and _DATA.is_dir():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
+def _threads():
     try:
         import torch
     except ImportError:  # the runtime's tests need no torch
         return
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(autouse=True)

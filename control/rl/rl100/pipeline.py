@@ -22,6 +22,7 @@ from control.rl.rl100.offline import OfflineImprovement, OfflineSettings
 from control.rl.rl100.online import OnlineImprovement, OnlineSettings
 from control.rl.rl100.policy import Policy
 from control.rl.rl100.stages import (
+    HEAD_TARGETS,
     CriticSettings,
     ImitationSettings,
     conditions_of,
@@ -37,8 +38,8 @@ IMITATED = ("all", "successes")
 @dataclass(frozen=True)
 class Settings:
     """rounds of offline improvement, each with `collect` episodes of the stochastic chain on layouts of its own and an
-    imitation of retrain_iterations on `imitated` episodes: "all" or "successes" (demonstrations always). gamma is per
-    step of the environment."""
+    imitation of retrain_iterations on `imitated` episodes: "all" or "successes" (demonstrations always). head_target:
+    of the head's warm-up, as `warm_head`. gamma is per step of the environment."""
 
     gamma: float = 0.99
     rounds: int = 2
@@ -46,6 +47,7 @@ class Settings:
     imitated: str = "successes"
     retrain_iterations: int = 1500
     head_iterations: int = 1500
+    head_target: str = "same_noise"
     demonstrations: int = 5
     noise: float = 0.5
     first_layout: int = 0
@@ -66,6 +68,8 @@ class Settings:
             )
         if self.imitated not in IMITATED:
             raise ConfigError(f"imitated={self.imitated!r}: choose one of {', '.join(IMITATED)}")
+        if self.head_target not in HEAD_TARGETS:
+            raise ConfigError(f"head_target={self.head_target!r}: choose one of {', '.join(HEAD_TARGETS)}")
 
     def stages(self) -> list[str]:
         """All stages in their order; "demonstrations" first, "online" last where there is one."""
@@ -187,8 +191,9 @@ class Pipeline:
         return {"collected": len(new), "collected_success": sum(one.success for one in new) / len(new)}
 
     def _head(self, generator, progress, keep) -> dict:
-        before = conditions_of(self.policy, self._decisions(self.episodes).observation)
-        return warm_head(self.policy, before, self.settings.head_iterations, generator, progress=progress)
+        data, s = self._decisions(self.episodes), self.settings
+        before, action = conditions_of(self.policy, data.observation), self.policy.actions(data.action).clamp(-1, 1)
+        return warm_head(self.policy, before, action, s.head_iterations, generator, s.head_target, progress=progress)
 
     def _online(self, generator, progress, keep) -> dict:
         run = self.begin_online()

@@ -2,16 +2,18 @@
 generator, so that a stage that was killed begins again and ends the same.
 """
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.engine.hooks import ema_update
 from common.errors import ConfigError, DataError
 from control.rl.rl100.critics import Critics
 from control.rl.rl100.decisions import Decisions
-from control.rl.rl100.head import same_noise
+from control.rl.rl100.head import same_noise, solver_step
 from control.rl.rl100.policy import Policy, Reconstruction
 
 
@@ -140,24 +142,39 @@ def learn_critics(
     return {key: (max if key == "q_max" else lambda v: sum(v) / len(v))([one[key] for one in late]) for key in late[0]}
 
 
+HEAD_TARGETS = ("same_noise", "solver_step")
+
+
 def warm_head(
-    policy: Policy, conditions: Tensor, iterations: int, generator: torch.Generator, batch: int = 256,
-    learning_rate: float = 3e-4, progress: bool = False,
+    policy: Policy, conditions: Tensor, actions: Tensor, iterations: int, generator: torch.Generator,
+    target: str = "same_noise", batch: int = 256, learning_rate: float = 3e-4, average: float = 0.95, grid: int = 10,
+    progress: bool = False,
 ) -> dict[str, float]:  # fmt: skip
-    """Teach the head the mean chain from the same noise on conditions (R, C); it begins as the denoiser of now."""
+    """Teach the head on conditions (R, C); it begins as the denoiser of now.
+
+    target: "same_noise": the mean chain from the same noise; "solver_step": on the normalised actions (R, T, A) of the
+    data, the head's own average (of decay `average`) one solver step below (latent consistency models).
+    """
     policy.make_head()
     policy.head.train()
+    slow = copy.deepcopy(policy.head).requires_grad_(False)
     adam = torch.optim.AdamW(policy.head.parameters(), learning_rate)
     losses: list[float] = []
     for _ in tqdm(range(iterations), desc="head", disable=not progress, dynamic_ncols=True):
-        given = conditions[torch.randint(len(conditions), (batch,), generator=generator)]
+        rows = torch.randint(len(conditions), (batch,), generator=generator)
+        given = conditions[rows]
         with torch.no_grad():
             predict = policy.predict(given)
-        start = torch.randn((batch, *policy.shape), generator=generator)
-        loss = same_noise(policy.head, policy.chain, predict, start, given)
+        noise = torch.randn((batch, *policy.shape), generator=generator)
+        if target == "same_noise":
+            loss = same_noise(policy.head, policy.chain, predict, noise, given)
+        else:
+            index = grid * torch.randint(1, policy.head.process_steps // grid + 1, (batch,), generator=generator) - 1
+            loss = solver_step(policy.head, slow, policy.chain, predict, actions[rows], noise, given, index, grid)
         adam.zero_grad()
         loss.backward()
         adam.step()
+        ema_update(slow.state_dict(), policy.head.state_dict(), average)
         losses.append(float(loss.detach()))
     policy.eval()
     return {"head_first": losses[0], "head_last": sum(losses[-50:]) / len(losses[-50:])} if losses else {}

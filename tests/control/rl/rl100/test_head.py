@@ -8,8 +8,11 @@ from common.diffusion.denoiser import Denoiser
 from common.diffusion.process import vp_cosine
 from common.errors import ConfigError
 from common.nn.skip_net import SkipNet
+from control.policies.encoders import StateEncoder
 from control.rl.rl100.chain import Chain, predictor
 from control.rl.rl100.head import ConsistencyHead, out_factor, same_noise, skip_factor, solver_step
+from control.rl.rl100.policy import Policy
+from control.rl.rl100.stages import warm_head
 
 PROCESS = vp_cosine(100)
 
@@ -108,3 +111,28 @@ def test_a_stochastic_chain_leaves_a_floor_and_independent_noise_collapses_to_th
     with torch.no_grad():
         action = head.act(torch.randn(2000, 1, 1), torch.zeros(2000, 1))
     assert near_a_mode(action) < 0.05 and float(action.abs().mean()) < 0.2
+
+
+@pytest.mark.parametrize("target", ["same_noise", "solver_step"])
+def test_either_target_teaches_the_head_what_the_chain_does(target):
+    """A denoiser of one action per condition: the head begins as its copy, which predicts noise, and ends at it."""
+    torch.manual_seed(0)
+    conditions = torch.rand(200, 1) * 2 - 1
+    actions = (0.5 * conditions)[:, None].expand(-1, 1, 1)
+    policy = Policy({"state": StateEncoder(1)}, 1, 1, 1, lambda a, c: SkipNet(a, c, 1, 64, 2), PROCESS, dict(steps=5))
+    policy.fit({"state": conditions[:, None]}, torch.rand(50, 1) * 2 - 1)
+    adam = torch.optim.Adam(policy.denoiser.parameters(), 2e-3)
+    for _ in range(600):
+        t = torch.randint(1, 101, (200, 1, 1)) / 100
+        loss = policy.denoiser.loss(actions, t, torch.randn(200, 1, 1), policy.denoiser.net.project(conditions))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    generator = torch.Generator().manual_seed(0)
+    found = warm_head(policy, conditions, actions, 600, generator, target, learning_rate=1e-3)
+    with torch.no_grad():
+        answer = policy.head.act(torch.randn(200, 1, 1), conditions)
+    assert found["head_last"] < found["head_first"]
+    assert (answer - actions).abs().mean() < 0.1
+    mirrored = (answer + actions).abs().mean()
+    assert mirrored > 0.3  # the bound can fail

@@ -125,6 +125,8 @@ def test_other_files_and_unknown_keys_are_named(tmp_path, capsys):
         settings_of({"collect": 2000})
     with pytest.raises(ConfigError, match="imitated='some'"):
         settings_of({"imitated": "some"})
+    with pytest.raises(ConfigError, match=r"head_target='other'.*same_noise, solver_step"):
+        settings_of({"head_target": "other"})
     assert cli.main(["train", CONFIG, "--work-dir", str(tmp_path), "--cfg-options", "policy.net.widht=3"]) == 1
     assert "widht" in capsys.readouterr().err
 
