@@ -82,7 +82,7 @@ STUDIES = {
                      {"RND": RND}),
     "random": Study("Unseen random warehouses", "Random", 999_424, "kinematic", {"RND": RND, "PPO": PPO},
                     (0, 1, 2), "rnd_random", drivers=()),
-    "distilled": Study("Unseen random warehouses: the distilled planner", "Random", 499_712, "kinematic",
+    "distilled": Study("Unseen random warehouses: the distilled planner", "Random", 1_998_848, "kinematic",
                        {"distilled planner": {}}, (0, 1, 2), "distilled_random", drivers=()),
 }  # fmt: skip
 HELD_OUT = 200
