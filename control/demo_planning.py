@@ -21,7 +21,7 @@ SHOWN = {
     "cloning": "no plan: return-conditioned cloning",
     "one_step": "student: improved in 1 evaluation",
 }
-DEPLOYED = "refined10"
+DEPLOYED = "one_step"  # of the student
 
 
 def trainings(work_dir: Path, data: Path, iterations: int, episodes: int, seed: int) -> dict[str, Job]:
@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     metrics = run(list(jobs.values()))
     pictures(jobs["planner"], work_dir / "plans.png")
     print("3/4 export and compare with PyTorch", flush=True)
-    onnx, job = work_dir / "planner.onnx", jobs["planner"]
+    onnx, job = work_dir / "planner.onnx", jobs["student"]
     pairs = [f"{key}={value}" for key, value in job.options.items()]
-    output = tutelage("export", CONFIG, str(job.checkpoint), str(onnx), "--plan", DEPLOYED, "--cfg-options", *pairs)
-    print("4/4 the ONNX planner drives the maze through deploy.runtime", flush=True)
+    output = tutelage("export", job.config, str(job.checkpoint), str(onnx), "--plan", DEPLOYED, "--cfg-options", *pairs)
+    print("4/4 the student's ONNX file drives the maze through deploy.runtime", flush=True)
     output += tutelage("rollout", str(onnx), TASK, "--episodes", str(args.episodes), "--out",
                        str(work_dir / "driven.json"), "--picture", str(work_dir / "driven.png"))  # fmt: skip
     output += tutelage("bench", str(onnx))
@@ -116,7 +116,7 @@ def _report(work_dir: Path, args, metrics: dict, output: str, seconds: float) ->
         "",
         "![plans as written, improved, and what was driven](plans.png)",
         "",
-        "## The ONNX file",
+        "## The student's ONNX file",
         "",
         "```",
         output.strip(),
