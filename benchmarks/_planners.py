@@ -17,8 +17,9 @@ from common.engine.config import load_config
 from common.engine.experiments import Job
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.envs import make
+from control.envs.return_tasks import RADIUS
 from control.planning.diffuser import feasibility
-from control.planning.diffuser.windows import PlanWindows, plan_windows
+from control.planning.diffuser.windows import plan_windows
 from control.policies.model import build
 from control.rollout import rollout
 
@@ -29,18 +30,23 @@ CHECKED = 40  # of the PLANS, step by step in the simulator
 
 @dataclass(frozen=True)
 class Cell:
-    """One way of planning with one training's networks. plan: its settings, as a config writes them."""
+    """One way of planning with one training's networks. plan: its settings, as a config writes them; planner: the
+    training from whose data plans are asked for, and whose stride those of single steps are measured at."""
 
     title: str
     job: Job
     plan: dict
     starts: int
+    planner: Job
 
 
-def seen_states(windows: PlanWindows, count: int) -> np.ndarray:
-    """(count, S) beginnings of windows, spread evenly over the data: plans are asked for from there."""
-    chosen = torch.linspace(0, len(windows) - 1, count).long()
-    return windows.states[windows.starts[chosen]].numpy()
+def data_plans(job: Job) -> np.ndarray:
+    """(PLANS, H, S) windows of a planner's data, spread evenly over them: plans are asked for from their beginnings."""
+    config = load_config(job.config, job.options)
+    model = config.model
+    windows = plan_windows(config.demonstrations, config.task, length=model.horizon, stride=model.stride)
+    begin = windows.starts[torch.linspace(0, len(windows) - 1, PLANS).long()]
+    return windows.states[begin[:, None] + model.stride * torch.arange(model.horizon)].numpy()
 
 
 def of_plans(plans: np.ndarray, task: str, stride: int, act=None, spread: np.ndarray | None = None) -> dict[str, float]:
@@ -53,7 +59,7 @@ def of_plans(plans: np.ndarray, task: str, stride: int, act=None, spread: np.nda
             "walls": feasibility.in_walls(plans, world),
             "residual": feasibility.kinematic_residual(plans, stride),
             "roughness": feasibility.roughness(plans),
-            "ends": float((reached <= 0.5).mean()),
+            "ends": float((reached <= RADIUS).mean()),
         }
     world.reset(0)
     checked = plans[np.linspace(0, len(plans) - 1, min(CHECKED, len(plans))).astype(int)]
@@ -69,17 +75,18 @@ def milliseconds(actor, states: np.ndarray, execute: int) -> tuple[float, float]
     actor.reset([0])
     decisions, steps = [], []
     for i in range(WARM + TIMED):
-        begun = time.process_time()
+        begun = time.thread_time()
         for step in range(execute):
             actor.select_action({"state": states[i % len(states)][None]})
             if step == 0:
-                decisions.append(time.process_time() - begun)
-        steps.append((time.process_time() - begun) / execute)
+                decisions.append(time.thread_time() - begun)
+        steps.append((time.thread_time() - begun) / execute)
     return 1e3 * float(np.median(decisions[WARM:])), 1e3 * float(np.median(steps[WARM:]))
 
 
 def measure(cell: Cell) -> dict:
-    """returns: of every start; calls: network evaluations per decision; ms, ms_step; feasibility of plans."""
+    """returns: of every start; calls: network evaluations per decision; ms, ms_step; feasibility of plans from states
+    of the data, without a history (not of the warm start, which has no plan to begin from there)."""
     torch.set_num_threads(1)
     config = load_config(cell.job.config, cell.job.options)
     model, task = build(config.model), config.val_cfg.task
@@ -89,14 +96,25 @@ def measure(cell: Cell) -> dict:
     found = {"returns": [one.info["return"] for one in rollout(actor, task, seeds, parallel=cell.starts)]}
     if getattr(actor, "plans", 0):
         found["calls"] = {name: count / actor.plans for name, count in actor.calls.items()}
-    windows = plan_windows(config.demonstrations, task, length=model.horizon) if hasattr(model, "horizon") else None
-    states = seen_states(windows, PLANS) if windows else model.states.mean.numpy()[None]
-    found["ms"], found["ms_step"] = milliseconds(actor, states, execute)
-    if windows and hasattr(actor, "current"):
+    data = data_plans(cell.planner)
+    found["ms"], found["ms_step"] = milliseconds(actor, data[:, 0], execute)
+    if hasattr(actor, "current") and cell.plan.get("start") != "previous":
         actor.reset(list(range(PLANS)))
-        actor.select_action({"state": states})
-        spread = model.states.spread.numpy()
-        found |= of_plans(actor.current, task, getattr(model, "stride", 1), _one_step(model), spread)
+        actor.select_action({"state": data[:, 0]})
+        found |= comparable(actor.current, model, cell.planner, task)
+    return found
+
+
+def comparable(plans: np.ndarray, model, planner: Job, task: str) -> dict[str, float]:
+    """`of_plans`, with what another stride makes another measure left out; plans of single steps are thinned."""
+    wanted, stride = load_config(planner.config, planner.options).model, getattr(model, "stride", 1)
+    if stride == 1:
+        plans, stride = plans[:, :: wanted.stride], wanted.stride
+    found = of_plans(plans, task, stride, _one_step(model), model.states.spread.numpy())
+    if stride != wanted.stride:
+        found = {key: value for key, value in found.items() if key not in ("residual", "roughness")}
+    if len(plans[0]) * stride != wanted.horizon * wanted.stride:
+        found.pop("ends", None)
     return found
 
 
@@ -118,17 +136,15 @@ def of_data(job: Job) -> dict[str, float]:
     config = load_config(job.config, job.options)
     model = build(config.model)
     load_weights(model, str(job.checkpoint))
-    windows = plan_windows(config.demonstrations, config.task, length=model.horizon, stride=model.stride)
-    chosen = torch.linspace(0, len(windows) - 1, PLANS).long()
-    plans = windows.states[windows.starts[chosen][:, None] + model.stride * torch.arange(model.horizon)].numpy()
-    return of_plans(plans, config.task, model.stride, _one_step(model), model.states.spread.numpy())
+    return of_plans(data_plans(job), config.task, model.stride, _one_step(model), model.states.spread.numpy())
 
 
 def kept(cell: Cell, folder: Path) -> tuple[str, dict]:
     """(title, what `measure` finds), from the folder where the same weights were run so before."""
     with cell.job.checkpoint.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    recipe = {"weights": weights, "plan": cell.plan, "starts": cell.starts, "plans": PLANS, "timed": TIMED}
+    recipe = {"weights": weights, "plan": cell.plan, "starts": cell.starts, "plans": [PLANS, CHECKED],
+              "timed": [TIMED, WARM]}  # fmt: skip
     path = folder / f"{hashlib.sha256(cell.title.encode()).hexdigest()[:12]}.json"
     found = load(path, recipe)
     if found is None:

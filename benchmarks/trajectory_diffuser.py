@@ -8,14 +8,17 @@ maze. Writes benchmarks/results/trajectory_diffuser.md and its picture once all 
 """
 
 import argparse
+import hashlib
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from _planner_tables import ablations, claims, plot, result_table
-from _planners import PLANS, Cell, kept, of_data
+from _planners import CHECKED, PLANS, TIMED, Cell, kept, of_data
 from _policies import in_parallel
 from _records import keep, load, rounded
 from _report import RESULTS, describe_device, training_cost, write_report
@@ -69,15 +72,15 @@ RUNNER = {
     "habit": Training("habit_hopper", 5000, "train_dataloader.dataset.checkpoint"),
     "diffuser": Training("diffuser_hopper", 6000),
 }
-UMAZE = "maze_umaze"
+UMAZE, SMALL = "maze_umaze", "10,000 steps of data"
 VARIANTS = {  # of the first maze
-    "no mask": Training(UMAZE, 3000, options={"model.generator.causal": False}),
+    "no mask": Training(UMAZE, 3000, options={"+model.generator.causal": False}),
     "as released": Training("maze_umaze_as_released", 3000),
     "stride 4": Training(UMAZE, 3000, options={"model.stride": 4, "model.horizon": 32, "model.net.horizon": 32,
         "train_dataloader.dataset.stride": 4, "train_dataloader.dataset.length": 32}),
     "stride 16": Training(UMAZE, 3000, options={"model.stride": 16, "model.horizon": 8, "model.net.horizon": 8,
         "train_dataloader.dataset.stride": 16, "train_dataloader.dataset.length": 8}),
-    "10,000 steps of data": Training(UMAZE, 3000),
+    SMALL: Training(UMAZE, 3000),
 }  # fmt: skip
 SMALL_DATA = ("--steps", "10000")
 TASKS = {
@@ -92,24 +95,35 @@ TASKS = {
 
 
 def data_of(key: str, args, small: bool = False) -> Path:
-    """The task's data set, collected where it is missing; agents are shared by the mixes of a runner."""
-    task, path = TASKS[key], args.work_dir / "data" / (f"{key}-small" if small else key)
-    if not path.is_dir():
-        given = list(SMALL_DATA if small else task.collect)
-        given[-1] = str(max(2000, int(int(given[-1]) * args.scale)))
-        if "--mix" in given:
-            given += ["--agents", str(args.agents or args.work_dir / "agents" / task.name)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tutelage("collect", task.name, str(path), "--seed", "0", *given)
-    return path
+    """Where the task's data set is, or will be: named by how it is collected."""
+    given = collection(key, args, small)
+    return args.work_dir / "data" / f"{key}_{digest(given)}"
+
+
+def collection(key: str, args, small: bool = False) -> list[str]:
+    """Arguments of `tutelage collect`; agents are shared by the mixes of a runner."""
+    given = list(SMALL_DATA if small else TASKS[key].collect)
+    given[-1] = str(max(2000, int(int(given[-1]) * args.scale)))
+    if "--mix" in given:
+        given += ["--agents", str(args.agents or args.work_dir / "agents" / TASKS[key].name)]
+    return given
+
+
+def digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def decided(one: Training, args) -> str:
+    """Of all that its config and options say."""
+    return digest([load_config(CONFIG.format(one.config), {**args.options, **one.options}).pretty_text, one.iterations])
 
 
 def jobs_of(key: str, seed: int, args) -> dict[str, Job]:
     """Name of a training -> job."""
     task, made = TASKS[key], {}
     for name, one in {**task.trainings, **task.variants}.items():
-        folder = args.work_dir / key / f"seed{seed}" / name.replace(" ", "_").replace(",", "")
-        data = data_of(key, args, small=name.endswith("of data"))
+        folder = args.work_dir / key / f"seed{seed}" / f"{name.replace(' ', '_').replace(',', '')}_{decided(one, args)}"
+        data = data_of(key, args, small=name == SMALL)
         config = CONFIG.format(one.config)
         plans = list(load_config(config).val_cfg.plans)
         given = {
@@ -180,13 +194,23 @@ def more_ways(jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
 
 
 def recipe(key: str, args) -> dict:
-    """All that decides a record."""
-    task = TASKS[key]
-    texts = {name: load_config(CONFIG.format(one.config), args.options).pretty_text
-             for name, one in {**task.trainings, **task.variants}.items()}  # fmt: skip
-    sizes = {name: one.iterations for name, one in {**task.trainings, **task.variants}.items()}
-    return {"configs": texts, "iterations": sizes, "collect": task.collect, "starts": min(task.starts, args.starts),
-            "plans": PLANS, "scale": args.scale}  # fmt: skip
+    """All that decides a record, whatever the seed and the folders."""
+    task, jobs = TASKS[key], jobs_of(key, SEEDS[0], args)
+    names = {job.name: name for name, job in jobs.items()}
+    return {
+        "trainings": {name: decided(one, args) for name, one in {**task.trainings, **task.variants}.items()},
+        "ways": {title: [names[job.name], plan] for title, (job, plan) in every_way(key, jobs).items()},
+        "collect": [task.collect, SMALL_DATA if task.variants else None, args.agents and str(args.agents)],
+        "starts": min(task.starts, args.starts),
+        "plans": [PLANS, CHECKED, TIMED],
+        "scale": args.scale,
+    }
+
+
+def every_way(key: str, jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
+    """Title -> (training, plan) of comparison and ablations."""
+    found = {**ways(key, jobs), **(more_ways(jobs) if TASKS[key].variants else {})}
+    return {title: (job, dict(plan)) for title, (job, plan) in found.items()}
 
 
 def path_of(key: str, seed: int, args) -> Path:
@@ -195,12 +219,17 @@ def path_of(key: str, seed: int, args) -> Path:
 
 def measure(key: str, seed: int, args) -> None:
     """Train, roll out, and leave a record."""
+    for small in (False, True)[: 1 + bool(TASKS[key].variants)]:
+        if not data_of(key, args, small).is_dir():
+            (args.work_dir / "data").mkdir(parents=True, exist_ok=True)
+            given = collection(key, args, small)
+            tutelage("collect", TASKS[key].name, str(data_of(key, args, small)), "--seed", "0", *given)
     jobs = jobs_of(key, seed, args)
     run(list(jobs.values()), parallel=args.parallel)
-    every = {**ways(key, jobs), **(more_ways(jobs) if TASKS[key].variants else {})}
+    every = every_way(key, jobs)
     starts = min(TASKS[key].starts, args.starts)
     folder = args.work_dir / key / f"seed{seed}" / "measured"
-    cells = [(Cell(title, job, dict(plan), starts), folder) for title, (job, plan) in every.items()]
+    cells = [(Cell(title, job, plan, starts, jobs["planner"]), folder) for title, (job, plan) in every.items()]
     found = dict(in_parallel(kept, cells, args.parallel, f"{key}, seed {seed}"))
     record = {
         "recipe": recipe(key, args),
@@ -231,7 +260,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
     cells = [(key, seed) for key in args.tasks for seed in SEEDS]
-    asked = cells if args.now is None else [(one.split("/")[0], int(one.split("/")[1])) for one in args.now]
+    named = {f"{key}/{seed}": (key, seed) for key in TASKS for seed in SEEDS}
+    if unknown := [one for one in args.now or () if one not in named]:
+        parser().error(f"--now {unknown[0]}: choose of {', '.join(named)}")
+    asked = cells if args.now is None else [named[one] for one in args.now]
+    torch.set_num_threads(1)  # as where the ways are measured
 
     def known(cell: tuple[str, int]) -> dict | None:
         return load(path_of(*cell, args), recipe(cell[0], args))

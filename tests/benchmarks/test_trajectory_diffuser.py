@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.engine.config import load_config
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 bench, tables = map(importlib.import_module, ("trajectory_diffuser", "_planner_tables"))
@@ -65,6 +67,11 @@ def test_each_claim_fails_alone_where_its_runs_do(change, claim):
     assert len(failed) == 1 and failed[0].startswith(claim)
 
 
+def test_the_best_from_noise_is_named_where_none_is_as_good():
+    worse = {"from noise, 100": (120, 0.1, 100, 150.0)}
+    assert holds(**worse)["better than any from nois"]
+
+
 def test_tables_and_picture(tmp_path):
     records = [record()] * 3
     text = tables.result_table(records, MAZE)
@@ -78,9 +85,9 @@ def test_every_way_has_a_training_and_every_ablation_a_group(tmp_path):
     args = bench.parser().parse_args(["--work-dir", str(tmp_path), "--scale", "0.01"])
     args.options = {}
     for key in bench.TASKS:
-        for name in (key, f"{key}-small"):
-            (tmp_path / "data" / name).mkdir(parents=True)  # stands for data: nothing is read here
         jobs = bench.jobs_of(key, 0, args)
+        for job in jobs.values():
+            assert load_config(job.config, job.options).model  # every option names a key that there is
         made = bench.ways(key, jobs)
         assert {"plans as written", "improved", "Diffuser", "student, 1 evaluation", "habit"} < set(made)
         assert all(
@@ -89,6 +96,24 @@ def test_every_way_has_a_training_and_every_ablation_a_group(tmp_path):
         more = bench.more_ways(jobs) if bench.TASKS[key].variants else {}
         assert all(title.count(": ") == 2 for title in more)
         assert len({str(job.work_dir) for job in jobs.values()}) == len(jobs)
+
+
+def test_a_record_is_of_its_options_plans_and_data(tmp_path, monkeypatch):
+    args = bench.parser().parse_args(["--work-dir", str(tmp_path)])
+    args.options = {}
+    before, folder = bench.recipe("medium", args), bench.data_of("medium", args)
+    assert before == bench.recipe("medium", args)
+    monkeypatch.setattr(bench, "FROM_NOISE", (5, 10))
+    assert bench.recipe("medium", args)["ways"] != before["ways"]
+    args.scale, args.options = 0.5, {"batch_size": 32}
+    assert bench.data_of("medium", args) != folder
+    assert bench.recipe("medium", args)["trainings"] != before["trainings"]
+
+
+def test_an_unknown_part_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--now", "umaze/7"])
+    assert "umaze/7: choose of umaze/0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
