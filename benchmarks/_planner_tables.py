@@ -10,7 +10,7 @@ from common.statistics import paired_difference
 from control.envs.scores import headline, normalised_score
 
 WRITTEN, IMPROVED, RULE = "plans as written", "improved", "improved, level by the rule"
-STUDENT = "student, 1 evaluation"
+BEST_OF, STUDENT = "improved, best of 8", "student, 1 evaluation"
 FAMILIES = {
     "from noise": "tab:gray", "improved": "tab:blue", "plans as written": "tab:orange", "student": "tab:green",
     "habit": "tab:olive", "Diffuser": "tab:red", "warm start": "tab:brown", "cloning": "tab:purple",
@@ -115,9 +115,9 @@ def claims(records: list[dict], task: str) -> str:
         mean, low, high = gain(records, best, IMPROVED, task)
         row(f"better than any from noise (the best: {best})", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", low > 0)
     if "Diffuser" in records[0]["ways"]:
-        mean, low, high = gain(records, "Diffuser", IMPROVED, task)
-        quicker = value(records, "Diffuser", "ms") / value(records, IMPROVED, "ms")
-        row("10 times as quick as Diffuser at as good a score",
+        mean, low, high = gain(records, "Diffuser", BEST_OF, task)
+        quicker = value(records, "Diffuser", "ms") / value(records, BEST_OF, "ms")
+        row("best of 8: 10 times as quick as Diffuser's best of 8, at as good a score",
             f"{quicker:.1f} times; {mean:+.1f} [{low:+.1f}, {high:+.1f}]", quicker >= 10 and high >= 0)  # fmt: skip
     if STUDENT in records[0]["ways"]:
         mean, low, high = gain(records, IMPROVED, STUDENT, task)

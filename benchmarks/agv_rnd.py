@@ -106,6 +106,8 @@ def jobs_of(name: str, args) -> dict[tuple[str, int], Job]:
         given = {"environment.layout": study.layout, "environment.backend": study.backend, **options}
         for seed in study.seeds[: args.most_seeds]:
             steps = max(ROLLOUT, int(study.steps * args.scale) // ROLLOUT * ROLLOUT)
+            if args.scale < 1 and "cloning" in load_config(CONFIG.format(study.config)):
+                given["cloning.episodes"] = max(20, int(2000 * args.scale))
             made[variant, seed] = Job(
                 f"{name}/{variant}/{seed}", CONFIG.format(study.config), folder / f"seed{seed}", steps,
                 {**given, "checkpoint_every": steps}, seed, counter="total_steps",

@@ -53,7 +53,7 @@ class Task:
     trainings: dict[str, Training]
     improved: str
     base: dict = field(default_factory=dict)
-    starts: int = 40
+    starts: int = 20
     variants: dict[str, Training] = field(default_factory=dict)
 
 
@@ -158,10 +158,7 @@ def ways(key: str, jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
         own = load_config(jobs[name].config).val_cfg.plans
         title = {"student": "student, 1 evaluation", "habit": "habit", "diffuser": "Diffuser"}[name]
         first = dict(next(iter(own.values())))
-        base = task.base if name != "habit" else {}
-        if name == "diffuser":
-            base = {"execute": task.base.get("execute", 4)}  # as the others: a plan is followed for as long
-        found[title] = (jobs[name], {**first, **base})
+        found[title] = (jobs[name], {**first, **(task.base if name == "student" else {})})
     return found
 
 
@@ -246,7 +243,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report")
     parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
-    parse.add_argument("--starts", type=int, default=40, help="of every way at most: 40 in mazes, 16 of runners")
+    parse.add_argument("--starts", type=int, default=20, help="of every way at most: 20 in mazes, 16 of runners")
     parse.add_argument("--scale", type=float, default=1.0, help="share of data and iterations (for a try)")
     parse.add_argument("--parallel", type=int, default=2, help="trainings and rollouts side by side")
     parse.add_argument("--agents", type=Path, help="folder of Hopper's agents; default: trained in the work folder")

@@ -18,7 +18,7 @@ GOOD = {  # title: (mean return, residual, evaluations, ms)
     "plans as written": (100, 0.2, 15, 10.0),
     "improved, level by the rule": (110, 0.15, 20, 15.0),
     "improved": (200, 0.1, 25, 20.0),
-    "improved, best of 8": (210, 0.1, 25, 60.0),
+    "improved, best of 8": (210, 0.1, 25, 30.0),
     "from noise, 20": (150, 0.5, 20, 30.0),
     "from noise, 100": (205, 0.1, 100, 150.0),
     "student, 1 evaluation": (190, 0.12, 16, 11.0),
@@ -57,8 +57,8 @@ def test_every_claim_holds_where_the_runs_are_as_planned():
         ({"improved, level by the rule": (90, 0.15, 20, 15.0)}, "the level by the rule"),
         ({"from noise, 20": (150, 0.05, 20, 30.0)}, "more feasible"),
         ({"from noise, 20": (205, 0.5, 20, 30.0)}, "3 times as quick"),
-        ({"Diffuser": (220, 0.3, 60, 400.0)}, "10 times as quick"),
-        ({"Diffuser": (180, 0.3, 60, 100.0)}, "10 times as quick"),
+        ({"Diffuser": (220, 0.3, 60, 400.0)}, "best of 8: 10 times"),
+        ({"Diffuser": (180, 0.3, 60, 100.0)}, "best of 8: 10 times"),
         ({"student, 1 evaluation": (190, 0.12, 16, 30.0)}, "the student"),
     ],
 )
@@ -91,7 +91,9 @@ def test_every_way_has_a_training_and_every_ablation_a_group(tmp_path):
         made = bench.ways(key, jobs)
         assert {"plans as written", "improved", "Diffuser", "student, 1 evaluation", "habit"} < set(made)
         assert all(
-            plan.get("execute", 1) == 4 for title, (_, plan) in made.items() if title not in ("cloning", "habit")
+            plan.get("execute", 1) == 4
+            for title, (_, plan) in made.items()
+            if title not in ("cloning", "habit", "Diffuser")
         )
         more = bench.more_ways(jobs) if bench.TASKS[key].variants else {}
         assert all(title.count(": ") == 2 for title in more)

@@ -17,5 +17,5 @@ model = dict(
     process=dict(type=vp_cosine, steps=steps),
 )
 train_dataloader["dataset"].update(length=horizon, stride=1, whole_actions=True)
-val_cfg["plans"] = dict(diffuser=dict(plans=16, scale=0.1, execute=4), diffuser_x1=dict(plans=16, scale=0.1))
+val_cfg["plans"] = dict(diffuser=dict(plans=8, scale=0.1, execute=8), diffuser_x1=dict(plans=8, scale=0.1))
 test_cfg = val_cfg
