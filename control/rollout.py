@@ -62,8 +62,8 @@ def rollout(
     """One episode per seed, `parallel` environments at a time, in the order of the seeds.
 
     stop_on_success: end an episode there, unless the task is measured by its return. score: key of `info` whose largest
-    value is kept. record: called as record(seed, step, observation, action, info)
-    for every step. environment: as `make`. The result does not depend on `parallel`.
+    value is kept. record: called as record(seed, step, observation, action, info) for every step. environment: as
+    `make`. The result does not depend on `parallel`.
     """
     seeds = [int(seed) for seed in seeds]
     outcomes: list[Outcome] = []

@@ -174,7 +174,8 @@ def warm_head(
         adam.zero_grad()
         loss.backward()
         adam.step()
-        ema_update(slow.state_dict(), policy.head.state_dict(), average)
+        if target == "solver_step":
+            ema_update(slow.state_dict(), policy.head.state_dict(), average)
         losses.append(float(loss.detach()))
     policy.eval()
     return {"head_first": losses[0], "head_last": sum(losses[-50:]) / len(losses[-50:])} if losses else {}
