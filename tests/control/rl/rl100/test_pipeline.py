@@ -131,22 +131,27 @@ def test_other_files_and_unknown_keys_are_named(tmp_path, capsys):
     assert "widht" in capsys.readouterr().err
 
 
-def test_the_point_cloud_policy_sees_the_puck_in_the_cloud_alone():
-    cfg = load_config("configs/control/rl100/push_points.py")
+@pytest.mark.parametrize(("sense", "shape"), [("points", (512, 3)), ("rgb", (96, 96, 3))])
+def test_a_policy_of_clouds_or_pictures_sees_the_puck_in_them_alone(sense, shape):
+    cfg = load_config(f"configs/control/rl100/push_{sense}.py")
     spec = TaskSpec(cfg.task.task, tuple(cfg.task.observe), 6)
     policy = policy_of(dict(cfg.policy), spec, 0).eval()
     found = play(policy_with_ranges(policy, spec), spec, [5], "explore")
-    assert found[0].observations["points"].shape[1:] == (512, 3) and len(found[0]) == 6
-    state, points = (torch.as_tensor(found[0].observations[name][None, :1]) for name in ("state", "points"))
-    before = policy.condition({"state": state, "points": points})
-    moved = state.clone()
+    assert found[0].observations[sense].shape[1:] == shape and len(found[0]) == 6
+    seen = {name: torch.as_tensor(found[0].observations[name][None, :1]) for name in ("state", sense)}
+    before = policy.condition(seen)
+    moved = seen["state"].clone()
     moved[..., 4:7] += 0.1  # the puck's place in the state
-    assert torch.equal(policy.condition({"state": moved, "points": points}), before)
-    assert not torch.equal(policy.condition({"state": state, "points": points + 0.1}), before)
+    assert torch.equal(policy.condition({**seen, "state": moved}), before)
+    other = seen[sense] + 0.1 if sense == "points" else seen[sense].flip(2)
+    assert not torch.equal(policy.condition({**seen, sense: other}), before)
     data = decisions_of(found, 4, 1, 0.99, 1, spec.observe)
     settings = ImitationSettings(iterations=2, batch=3, reconstruction=0.5)
     logged = imitate(policy, data, settings, torch.Generator().manual_seed(0))
     assert 0 < logged["imitation_loss"] < 100
+
+
+def test_columns_of_a_state_are_within_it():
     with pytest.raises(ConfigError, match="the state has 39 numbers"):
         StandardStateEncoder(39, columns=(39,))
 
