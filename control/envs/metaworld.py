@@ -1,7 +1,10 @@
 """Meta-World's 50 tasks (arXiv 1910.10897, package metaworld 3.0) as worlds, and two reactive variants."""
 
+import copy
 from collections import deque
+from functools import cache
 
+import mujoco
 import numpy as np
 from gymnasium import spaces
 
@@ -12,6 +15,30 @@ from control.envs.sensors import Camera, Draw, picture
 # 18 one step earlier, goal xyz. One unit of action moves the hand's target by 1 cm.
 STATE = 39
 CAMERA = Camera((0.9, 0.15, 0.75), (0.0, 0.7, 0.12), 40.0, ((-0.6, 0.3, 0.005), (0.6, 1.1, 0.6)))
+
+
+@cache
+def _scene(path: str) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_path(path)
+
+
+@cache
+def _native(name: str) -> type:
+    """Meta-World's class of a task, whose scene is compiled once per process: its meshes take twice as long as an
+    episode. Every environment has a copy of its own, as tasks move bodies of the model."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    if name not in ALL_V3_ENVIRONMENTS:
+        raise ConfigError(f"no Meta-World task {name!r}; there are {', '.join(ALL_V3_ENVIRONMENTS)}")
+
+    class Native(ALL_V3_ENVIRONMENTS[name]):
+        def _initialize_simulation(self):
+            model = copy.copy(_scene(self.fullpath))
+            screen = model.vis.global_
+            screen.offwidth, screen.offheight = max(screen.offwidth, self.width), max(screen.offheight, self.height)
+            return model, mujoco.MjData(model)
+
+    return Native
 
 
 class MetaWorld:
@@ -25,12 +52,7 @@ class MetaWorld:
     camera = CAMERA
 
     def __init__(self, name: str):
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-
-        if name not in ALL_V3_ENVIRONMENTS:
-            raise ConfigError(f"no Meta-World task {name!r}; there are {', '.join(ALL_V3_ENVIRONMENTS)}")
-        self.name = name
-        self.native = ALL_V3_ENVIRONMENTS[name]()
+        self.name, self.native = name, _native(name)()
         self.native._partially_observable = False
         self.native._freeze_rand_vec = False
         self.native.seeded_rand_vec = True

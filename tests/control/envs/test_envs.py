@@ -111,6 +111,30 @@ def test_the_list_of_meta_worlds_tasks_is_the_packages():
     assert sorted(METAWORLD) == sorted(ALL_V3_ENVIRONMENTS) and len(METAWORLD) == 50
 
 
+@pytest.mark.parametrize("name", ["door-open-v3", "dial-turn-v3"])  # tasks that move bodies of the model
+def test_environments_share_no_state_with_the_scene_that_is_compiled_once(name):
+    pytest.importorskip("metaworld")
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    used, rng = make(f"MetaWorld-{name}"), np.random.default_rng(0)
+    used.reset(seed=1)
+    ours, native = make(f"MetaWorld-{name}"), ALL_V3_ENVIRONMENTS[name]()
+    kept = vars(ours.unwrapped.world.native)
+    native.__dict__.update({key: kept[key] for key in ("_partially_observable", "_freeze_rand_vec", "seeded_rand_vec",
+                                                       "_set_task_called", "max_path_length")})  # fmt: skip
+    vars(native).pop("sawyer_observation_space", None)
+    native.seed(7)
+    expected = native.reset()[0]
+    seen = ours.reset(seed=7)[0]["state"]
+    for _ in range(20):
+        np.testing.assert_array_equal(seen, expected.astype(np.float32))
+        action = rng.uniform(-1, 1, 4).astype(np.float32)
+        seen, expected = ours.step(action)[0]["state"], native.step(action)[0]
+    other = used.unwrapped.world
+    assert other.model is not ours.unwrapped.world.model
+    assert not np.array_equal(other.model.body_pos, ours.unwrapped.world.model.body_pos)
+
+
 @pytest.mark.parametrize("name", both(["MetaWorld-reach-v3"]))
 def test_meta_worlds_goal_stays_visible_after_a_step(name):
     if not name.startswith("MetaWorld"):
