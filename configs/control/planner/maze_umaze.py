@@ -70,7 +70,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type=ReturnMetric, task=task, out_dir=None)
 test_evaluator = val_evaluator
 train_cfg.update(max_iters=iterations, val_interval=iterations)
-optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4))
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=1e-3, weight_decay=1e-4, fused=True))
 param_scheduler = [
     dict(type=LinearLR, start_factor=1e-2, by_epoch=False, begin=0, end=100),
     dict(type=CosineAnnealingLR, by_epoch=False, begin=100, end=iterations, eta_min_ratio=0.01),

@@ -91,7 +91,7 @@ class Ensemble(nn.Module):
         self.high.copy_(high + 0.1 * (high - low))
         order = torch.randperm(len(condition), generator=generator)
         cut = max(1, round(held_out * len(order)))
-        adam = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        adam = torch.optim.Adam(self.parameters(), lr=learning_rate, fused=True)
         for _ in range(iterations):
             rows = order[cut + torch.randint(len(order) - cut, (batch,), generator=generator)]
             loss = self.loss(condition[rows], action[rows], following[rows])

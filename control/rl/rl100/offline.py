@@ -60,7 +60,7 @@ class OfflineImprovement:
         self.generator = torch.Generator().manual_seed(seed)
         self.behaviour = frozen_copy(policy)
         self.first = frozen_copy(policy)  # the round's start, for the divergence
-        self.adam = torch.optim.Adam(self.trained(), settings.learning_rate)
+        self.adam = torch.optim.Adam(self.trained(), settings.learning_rate, fused=True)
         self.kept = self._snapshot()
         self.done, self.logs = 0, []
 

@@ -68,9 +68,11 @@ class OnlineImprovement:
         self.value = ValueNet(policy, v)
         parts = [policy.denoiser, *([policy.encoder, policy.bottleneck] if settings.train_encoder else [])]
         self.actor = [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(self.actor, settings.learning_rate, eps=1e-5)
-        self.value_adam = torch.optim.Adam(self.value.parameters(), settings.value_rate, eps=1e-5)
-        self.head_adam = torch.optim.AdamW(policy.head.parameters(), settings.head_rate) if settings.head_rate else None
+        self.adam = torch.optim.Adam(self.actor, settings.learning_rate, eps=1e-5, fused=True)
+        self.value_adam = torch.optim.Adam(self.value.parameters(), settings.value_rate, eps=1e-5, fused=True)
+        self.head_adam = (
+            torch.optim.AdamW(policy.head.parameters(), settings.head_rate, fused=True) if settings.head_rate else None
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self.done, self.steps, self.logs = 0, 0, []
 
@@ -126,7 +128,7 @@ class OnlineImprovement:
             for rows in torch.randperm(len(target), generator=self.generator).split(s.minibatch):
                 seen = {name: one[rows] for name, one in observation.items()}
                 shown = self._value_step(seen, old_value[rows], target[rows])
-                if advantage is not None and not stopped:
+                if not stopped:
                     condition = self.policy.condition(seen, None if noise is None else noise[rows])
                     new, mean, deviation = self.policy.chain.evaluate(self.policy.predict(condition), states[:, rows])
                     loss, ppo = surrogate(new, log_prob[:, rows], advantage[rows], s.clip)

@@ -48,7 +48,9 @@ def imitate(
     decoder = _decoder(policy, data) if settings.reconstruction else None
     parts = [policy.encoder, policy.denoiser, *(one for one in (policy.bottleneck, decoder) if one is not None)]
     weights = [p for part in parts for p in part.parameters() if p.requires_grad]
-    adam = torch.optim.AdamW(weights, settings.learning_rate, betas=(0.95, 0.999), weight_decay=settings.weight_decay)
+    adam = torch.optim.AdamW(
+        weights, settings.learning_rate, betas=(0.95, 0.999), weight_decay=settings.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.SequentialLR(adam, [
         torch.optim.lr_scheduler.LinearLR(adam, 0.01, total_iters=settings.warm_up),
         torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, settings.iterations - settings.warm_up)),
@@ -128,7 +130,7 @@ def learn_critics(
     """Implicit Q-learning. given: conditions before and after every decision, (R, C) each, and its normalised action
     (R, T, A). Returns the last losses and the largest Q seen of late."""
     before, after, action = given
-    adam = torch.optim.Adam([p for p in critics.parameters() if p.requires_grad], settings.learning_rate)
+    adam = torch.optim.Adam([p for p in critics.parameters() if p.requires_grad], settings.learning_rate, fused=True)
     logs: list[dict[str, float]] = []
     for _ in tqdm(range(settings.iterations), desc="critics", disable=not progress, dynamic_ncols=True):
         rows = torch.randint(len(action), (settings.batch,), generator=generator)
@@ -158,7 +160,7 @@ def warm_head(
     policy.make_head()
     policy.head.train()
     slow = copy.deepcopy(policy.head).requires_grad_(False)
-    adam = torch.optim.AdamW(policy.head.parameters(), learning_rate)
+    adam = torch.optim.AdamW(policy.head.parameters(), learning_rate, fused=True)
     losses: list[float] = []
     for _ in tqdm(range(iterations), desc="head", disable=not progress, dynamic_ncols=True):
         rows = torch.randint(len(conditions), (batch,), generator=generator)
