@@ -61,10 +61,18 @@ class ValueNet(nn.Module):
 
 
 class OnlineImprovement:
-    """`iterate` makes one iteration, `run` all that are left; both go on from wherever `state_dict` was taken."""
+    """`iterate` makes one iteration, `run` all that are left; both go on from wherever `state_dict` was taken.
 
-    def __init__(self, policy: Policy, v: nn.Module, spec: TaskSpec, settings: OnlineSettings, seed: int = 0):
+    bounds: values are cut to them before anything is bootstrapped from them, None leaves them. Where a robot is stuck
+    until the time limit, its value is learnt from itself alone and runs away without them.
+    """
+
+    def __init__(
+        self, policy: Policy, v: nn.Module, spec: TaskSpec, settings: OnlineSettings, seed: int = 0,
+        bounds: tuple[float, float] | None = None,
+    ):  # fmt: skip
         self.policy, self.spec, self.settings, self.seed = policy.eval(), spec, settings, seed
+        self.bounds = bounds
         self.value = ValueNet(policy, v)
         parts = [policy.denoiser, *([policy.encoder, policy.bottleneck] if settings.train_encoder else [])]
         self.actor = [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
@@ -107,14 +115,7 @@ class OnlineImprovement:
     def learn(self, lanes: Lanes) -> dict:
         """The epochs on an iteration's lanes."""
         s = self.settings
-        shape = lanes.reward.shape
-        with torch.no_grad():
-            values, following = (
-                self.value({name: one.flatten(0, 1) for name, one in seen.items()}).view(shape).numpy()
-                for seen in (lanes.observation, lanes.following)
-            )
-        advantage = decision_advantages(lanes.reward, values, following, lanes.terminated, lanes.done, lanes.discount,
-                                        s.lam)  # fmt: skip
+        values, advantage = self.advantages(lanes)
         target = torch.as_tensor((advantage + values).ravel(), dtype=torch.float32)
         old_value = torch.as_tensor(values.ravel())
         advantage = normalised(torch.as_tensor(advantage.ravel(), dtype=torch.float32))
@@ -128,7 +129,7 @@ class OnlineImprovement:
             for rows in torch.randperm(len(target), generator=self.generator).split(s.minibatch):
                 seen = {name: one[rows] for name, one in observation.items()}
                 shown = self._value_step(seen, old_value[rows], target[rows])
-                if not stopped:
+                if advantage is not None and not stopped:  # None: nothing but noise to follow
                     condition = self.policy.condition(seen, None if noise is None else noise[rows])
                     new, mean, deviation = self.policy.chain.evaluate(self.policy.predict(condition), states[:, rows])
                     loss, ppo = surrogate(new, log_prob[:, rows], advantage[rows], s.clip)
@@ -148,6 +149,19 @@ class OnlineImprovement:
         found["stopped"] = stopped
         found["explained_variance"] = explained_variance(values.ravel(), target.numpy())
         return found
+
+    @torch.no_grad()
+    def advantages(self, lanes: Lanes) -> tuple[np.ndarray, np.ndarray]:
+        """Values and generalised advantages (S, N) of lanes' decisions."""
+        values, following = (
+            self.value({name: one.flatten(0, 1) for name, one in seen.items()}).view(lanes.reward.shape)
+            for seen in (lanes.observation, lanes.following)
+        )
+        if self.bounds is not None:
+            values, following = values.clamp(*self.bounds), following.clamp(*self.bounds)
+        values, following = values.numpy(), following.numpy()
+        return values, decision_advantages(lanes.reward, values, following, lanes.terminated, lanes.done,
+                                           lanes.discount, self.settings.lam)  # fmt: skip
 
     @torch.no_grad()
     def _means(self, observation: dict[str, Tensor], noise: Tensor | None, states: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ class Pipeline:
     def begin_online(self) -> OnlineImprovement:
         """The online stage, where it stands."""
         if self.online is None:
-            self.online = OnlineImprovement(self.policy, self.critics.v, self.spec, self.settings.online, self.seed)
+            self.online = OnlineImprovement(self.policy, self.critics.v, self.spec, self.settings.online, self.seed,
+                                            self.critics.bounds)  # fmt: skip
         return self.online
 
     def state_dict(self) -> dict:

@@ -72,6 +72,23 @@ def test_of_many_chains_the_one_that_the_critics_value_most_is_taken(policy):
         Actor(policy, "best_of_n", [0])
 
 
+@pytest.mark.parametrize("runaway", [-5.0, 5.0])
+def test_values_that_ran_away_are_cut_before_anything_is_bootstrapped_from_them(policy, runaway):
+    lanes = drive_lanes(policy, SPEC, [1, 2, 3], 12, 0.99)
+    assert ((lanes.done == 1) & (lanes.terminated == 0)).any()  # episodes cut by the time limit
+    free, bounded = improvement(policy), improvement(policy, iterations=4)
+    bounded.bounds = (0.0, 1.0)
+    for run in (free, bounded):
+        torch.nn.init.constant_(run.value.v[-1].bias, runaway)
+    values, advantage = free.advantages(lanes)
+    assert np.abs(values + advantage).max() > 3
+    values, advantage = bounded.advantages(lanes)
+    assert ((values == 0) | (values == 1)).all()
+    assert (values + advantage).min() > -1e-6 and (values + advantage).max() < 1 + 1e-6
+    loss = [bounded.learn(lanes)["value_loss"] for _ in range(8)]
+    assert loss[-1] < loss[0]
+
+
 def test_behind_the_interface_of_rollouts_it_acts_as_it_plays(policy):
     from control.rollout import rollout
 
