@@ -34,7 +34,7 @@ pipeline = dict(
     offline=dict(
         updates=500, batch=256, learning_rate=3e-5, clip=0.2, clip_end=0.02, gate_every=50, gate_batch=512, horizon=5
     ),
-    online=dict(iterations=35, lanes=10, decisions=200, epochs=5, minibatch=500, learning_rate=5e-5, stop_kl=0.03),
+    online=dict(iterations=120, lanes=10, decisions=200, epochs=5, minibatch=500, learning_rate=5e-5, stop_kl=0.03),
 )
 evaluation = dict(episodes=100, ways=("explore", "mean", "one_step", "best_of_n"))
 workers = None  # processes; None: one per core
