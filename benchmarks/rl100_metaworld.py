@@ -29,6 +29,7 @@ CONFIG = "configs/control/rl100/{}.py"
 WAYS = ("mean", "one_step", "best_of_n")
 LOGGED = ("seconds", "gates", "accepted", "first_ratio_gap", "kl_exact", "clip_fraction", "q_max", "collected_success")
 LAYOUTS = 300
+ROW = 250  # successes one after the other that the paper's policies reach
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def gates(name: str, records: list[dict]) -> str:
         mean, low, high = paired_difference(successes(records, *first), successes(records, *second))
         shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append([f"{name}: {text}", shown, "yes" if holds(low, mean, high) else "no"])
+    row = max(streak(one) for one in successes(records, "online", "one_step"))
+    lines.append([f"{name}: {ROW} successes of a head in a row", row, "yes" if row >= ROW else "no"])
     return table(["", "difference, 95 % bootstrap", "holds"], lines)
 
 

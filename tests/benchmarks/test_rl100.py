@@ -25,16 +25,18 @@ def record(imitation: int, offline: int, online: int, head: int, layouts: int = 
     return {"runs": [{"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log}]}
 
 
-def holds(*counts) -> list[str]:
-    text = metaworld.gates("it", [record(*counts) for _ in range(3)])
+def holds(*counts, layouts: int = 100) -> list[str]:
+    text = metaworld.gates("it", [record(*counts, layouts=layouts) for _ in range(3)])
     return [line.split("|")[3].strip() for line in text.splitlines()[2:]]
 
 
 def test_the_ordering_holds_where_every_stage_gains_and_fails_where_one_does_not():
-    assert holds(30, 50, 80, 78) == ["yes", "yes", "yes"]
-    assert holds(50, 50, 80, 78) == ["no", "yes", "yes"]
-    assert holds(30, 80, 80, 78) == ["yes", "no", "yes"]
-    assert holds(30, 50, 80, 70) == ["yes", "yes", "no"]
+    assert holds(30, 50, 80, 78) == ["yes", "yes", "yes", "no"]
+    assert holds(50, 50, 80, 78) == ["no", "yes", "yes", "no"]
+    assert holds(30, 80, 80, 78) == ["yes", "no", "yes", "no"]
+    assert holds(30, 50, 80, 70) == ["yes", "yes", "no", "no"]
+    assert holds(90, 150, 260, 250, layouts=300) == ["yes"] * 4
+    assert holds(90, 150, 260, 249, layouts=300) == ["yes", "yes", "yes", "no"]
 
 
 def test_the_longest_row_of_successes_and_the_tables(tmp_path):
