@@ -4,12 +4,11 @@ import copy
 from collections import deque
 from functools import cache
 
-import mujoco
 import numpy as np
 from gymnasium import spaces
 
 from common.errors import ConfigError
-from control.envs.sensors import Camera, Draw, picture
+from control.envs.sensors import Camera, Draw, mujoco, picture
 
 # The state is Meta-World's own: hand xyz, gripper opening, two object slots of position and quaternion (18), the same
 # 18 one step earlier, goal xyz. One unit of action moves the hand's target by 1 cm.

@@ -48,6 +48,9 @@ class TaskEnv(gym.Env):
     pictures: "raycast" (the same everywhere), or "opengl" (MuJoCo's own: textures, shadows; RuntimeError where none).
     `reset(seed=s)` fixes the whole episode; without a seed the next one is drawn from the environment's generator.
     Actions outside the space are clipped; a wrong shape or a NaN raises ValueError.
+
+    looking: whether `step` observes. A policy that acts for several steps without looking may switch it off, `step`
+    then returns an empty observation, and ask `look` where it does: cameras and clouds cost far more than a step.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -84,13 +87,13 @@ class TaskEnv(gym.Env):
             "points": spaces.Box(-np.inf, np.inf, (points, 3), np.float32),
         }
         self.observation_space = spaces.Dict({name: parts[name] for name in self.observe})
-        self._running = False
+        self._running, self.looking = False, True
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self.world.reset(int(self.np_random.integers(2**31)) if seed is None else int(seed))
         self._running = True
-        return self._observation(), self.world.info()
+        return self.look(), self.world.info()
 
     def step(self, action):
         if not self._running:
@@ -103,7 +106,8 @@ class TaskEnv(gym.Env):
             )
         reward, decided = self.world.step(action.clip(self.action_space.low, self.action_space.high))
         self._running = not decided
-        return self._observation(), float(reward), bool(decided), False, self.world.info()
+        seen = self.look() if self.looking else {}
+        return seen, float(reward), bool(decided), False, self.world.info()
 
     def render(self):
         if self.render_mode == "rgb_array":
@@ -117,7 +121,8 @@ class TaskEnv(gym.Env):
         extra = {"draw": self._opengl} if self._opengl else {}
         return self.world.frame(height, width, **extra)
 
-    def _observation(self) -> dict[str, np.ndarray]:
+    def look(self) -> dict[str, np.ndarray]:
+        """The observation of now."""
         found = {}
         if "state" in self.observe:
             found["state"] = self.world.state()

@@ -16,6 +16,7 @@ from common.errors import ConfigError
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.demonstrations.store import Episode
 from control.envs import make
+from control.envs.task import TaskEnv
 from control.policies.history import ObservationHistory
 from control.policies.noise import NoiseSource
 from control.rl.rl100.chain import Path
@@ -145,15 +146,48 @@ class ChunkPolicy:
         return actions
 
 
+@dataclass
+class Seen:
+    """After a step: the observation, None where nobody looked; whether the task is won, the episode over (won, or
+    decided otherwise), and cut by the time limit."""
+
+    observation: dict[str, np.ndarray] | None
+    won: bool
+    over: bool
+    cut: bool
+
+
+def take_step(env, action: np.ndarray, look: bool) -> Seen:
+    """A step of a task; without a look its sensors stay off, unless the episode ends with it."""
+    task = env.unwrapped
+    look = look or not isinstance(task, TaskEnv)
+    task.looking = look
+    observation, _, ended, cut, info = env.step(action)
+    won = bool(info["success"])
+    over = won or bool(ended)
+    if not look:
+        observation = task.look() if over or cut else None
+    return Seen(observation, won, over, bool(cut))
+
+
 def play(
-    policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1, critics: Critics | None = None
-) -> list[Episode]:
-    """One episode per seed, all side by side, in the order of the seeds. way, steps, critics: as `Actor`."""
+    policy: Policy, spec: TaskSpec, seeds: list[int], way: str = "mean", steps: int = 1, critics: Critics | None = None,
+    kept: bool = True,
+) -> list[Episode]:  # fmt: skip
+    """One episode per seed, all side by side, in the order of the seeds. way, steps, critics: as `Actor`; kept: with
+    their observations, which costs a look at every step."""
     with one_thread():
-        return _play(policy, spec, seeds, Actor(policy, way, seeds, steps, critics))
+        return _play(policy, spec, seeds, Actor(policy, way, seeds, steps, critics), kept)
 
 
-def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> list[Episode]:
+def _looks(policy: Policy) -> list[bool]:
+    """For every step of a chunk whether to look: at the last alone, behind which the next decision is made, where a
+    decision sees one observation; always where it sees more."""
+    last = policy.shape[0] - 1
+    return [policy.encoder.steps > 1 or t == last for t in range(last + 1)]
+
+
+def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor, kept: bool) -> list[Episode]:
     envs = [spec.make() for _ in seeds]
     begun = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
     history = history_of(policy, len(seeds))
@@ -162,41 +196,44 @@ def _play(policy: Policy, spec: TaskSpec, seeds: list[int], actor: Actor) -> lis
     frames = [[one] for one in begun]
     actions: list[list] = [[] for _ in seeds]
     won, over, alive = [False] * len(seeds), [False] * len(seeds), list(range(len(seeds)))
+    looks = _looks(policy)
     while alive:
         choice = actor.decide(history.stacked(alive), alive)
         acting = dict(zip(alive, choice.actions, strict=True))
         for t in range(policy.shape[0]):
             for row in list(acting):
-                action = acting[row][t]
-                seen, _, ended, cut, info = envs[row].step(action)
-                actions[row].append(action)
-                frames[row].append(seen)
-                history.take(row, seen)
-                won[row] = bool(info["success"])
-                over[row] = bool(ended) or won[row]
-                if over[row] or cut:
+                seen = take_step(envs[row], acting[row][t], kept or looks[t])
+                actions[row].append(acting[row][t])
+                if seen.observation is not None:
+                    frames[row].append(seen.observation)
+                    history.take(row, seen.observation)
+                won[row], over[row] = seen.won, seen.over
+                if seen.over or seen.cut:
                     del acting[row]
         alive = list(acting)
     for env in envs:
         env.close()
+    if not kept:
+        frames = [[] for _ in seeds]
     return [finished_episode(spec, *one) for one in zip(frames, actions, won, over, seeds, strict=True)]
 
 
 def finished_episode(spec: TaskSpec, frames: list, actions: list, won: bool, over: bool, seed: int) -> Episode:
-    """Of one observation more than actions, paid 1 at its end if it was won; over: whether the task ended it."""
+    """Of one observation more than actions, or of none at all; paid 1 at its end if it was won; over: whether the task
+    ended it."""
     rewards = np.zeros(len(actions), np.float32)
     rewards[-1] = float(won)
-    observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe}
+    observations = {name: np.stack([one[name] for one in frames]) for name in spec.observe} if frames else {}
     return Episode(observations, np.stack(actions), rewards, won, int(seed), terminated=over)
 
 
 def play_spread(
     policy: Policy, spec: TaskSpec, seeds: list[int], pool: Pool, way: str = "mean", steps: int = 1, part: int = 25,
-    critics: Critics | None = None,
+    critics: Critics | None = None, kept: bool = True,
 ) -> list[Episode]:  # fmt: skip
     """`play` in parts of fixed size over a pool that has been entered, in the order of the seeds: the same episodes
     whatever the pool."""
-    parts = [(policy, spec, seeds[i : i + part], way, steps, critics) for i in range(0, len(seeds), part)]
+    parts = [(policy, spec, seeds[i : i + part], way, steps, critics, kept) for i in range(0, len(seeds), part)]
     return [one for found in in_order(pool, play, parts) for one in found]
 
 
@@ -260,6 +297,7 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
     kept: dict[str, list] = {name: [] for name in ("observation", "following", "noise", "states", "log_prob", "reward",
                                                    "discount", "terminated", "done")}  # fmt: skip
     steps = wins = ends = 0
+    looks = _looks(policy)
     for _ in range(decisions):
         kept["observation"].append(history.stacked())
         choice = actor.decide(kept["observation"][-1], rows)
@@ -268,15 +306,16 @@ def _drive(policy: Policy, spec: TaskSpec, seeds: list[int], decisions: int, gam
         acting = set(rows)
         for t in range(chunk):
             for row in sorted(acting):
-                seen, _, ended, cut, info = envs[row].step(choice.actions[row, t])
-                history.take(row, seen)
+                seen = take_step(envs[row], choice.actions[row, t], looks[t])
+                if seen.observation is not None:
+                    history.take(row, seen.observation)
                 steps += 1
                 taken[row] += 1
-                if info["success"]:
+                if seen.won:
                     reward[row] = gamma**t
-                if info["success"] or ended or cut:
-                    terminated[row], done[row] = float(info["success"] or ended), 1.0
-                    wins, ends = wins + bool(info["success"]), ends + 1
+                if seen.over or seen.cut:
+                    terminated[row], done[row] = float(seen.over), 1.0
+                    wins, ends = wins + seen.won, ends + 1
                     acting.discard(row)
         kept["following"].append(history.stacked())
         for row in np.flatnonzero(done):

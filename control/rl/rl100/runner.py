@@ -173,7 +173,7 @@ class RL100Runner:
             if (way == "one_step" and "head" not in pipeline.done) or (way == "best_of_n" and not pipeline.judged):
                 continue
             critics = pipeline.critics if way == "best_of_n" else None
-            episodes = play_spread(self.policy, self.spec, seeds, pool, way, critics=critics)
+            episodes = play_spread(self.policy, self.spec, seeds, pool, way, critics=critics, kept=False)
             wins = [bool(one.success) for one in episodes]
             low, high = wilson(sum(wins), len(wins))
             found |= {f"{way}/success": float(np.mean(wins)), f"{way}/success_low": low, f"{way}/success_high": high,

@@ -9,7 +9,9 @@ import torch
 from common.diffusion.process import vp_cosine
 from common.errors import ConfigError
 from common.nn.skip_net import SkipNet
+from control.envs.task import TaskEnv
 from control.policies.encoders import StateEncoder
+from control.rl.rl100 import collect
 from control.rl.rl100.collect import Actor, ChunkPolicy, Lanes, TaskSpec, drive_lanes, play, play_spread
 from control.rl.rl100.critics import mlp
 from control.rl.rl100.decisions import decisions_of
@@ -104,6 +106,35 @@ def test_episodes_over_processes_are_those_of_one(policy):
     with local_pool(2) as two:
         other = play_spread(policy, SPEC, list(range(6)), two, part=3)
     assert all(np.array_equal(a.actions, b.actions) for a, b in zip(one, other, strict=True))
+
+
+def test_sensors_stay_off_where_no_decision_sees_them_and_nothing_else_changes(policy, monkeypatch):
+    torch.manual_seed(0)
+    width = policy.encoder.encoders["state"].width
+    short = Policy({"state": StateEncoder(width)}, 1, 2, 4, lambda a, c: SkipNet(a, c, 4, 32, 2), vp_cosine(100),
+                   dict(steps=5, s_min=0.08, s_max=0.8))  # fmt: skip
+    env = SPEC.make()
+    short.fit({"state": torch.as_tensor(np.stack([env.reset(seed=seed)[0]["state"] for seed in range(20)]))},
+              torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))  # fmt: skip
+    looks = []
+    look = TaskEnv.look
+    monkeypatch.setattr(TaskEnv, "look", lambda env: looks.append(1) or look(env))
+
+    def found():
+        looks.clear()
+        episodes, seen = play(short, SPEC, [3, 4, 5], kept=False), len(looks)
+        return episodes, seen, drive_lanes(short, SPEC, [7, 8], 12, 0.99), len(looks) - seen
+
+    episodes, seen, lanes, seen_online = found()
+    monkeypatch.setattr(collect, "_looks", lambda policy: [True] * 4)
+    other, most, whole, most_online = found()
+    assert seen < 0.5 * most and seen_online < 0.5 * most_online
+    for one, two in zip(episodes, other, strict=True):
+        assert np.array_equal(one.actions, two.actions) and one.success == two.success and not one.observations
+    for name in ("reward", "discount", "terminated", "done"):
+        assert np.array_equal(getattr(lanes, name), getattr(whole, name))
+    assert same(lanes.observation, whole.observation) and same(lanes.following, whole.following)
+    assert ((lanes.done == 1) & (lanes.terminated == 0)).any()  # cut in the middle of a chunk, 18 steps in
 
 
 def test_lanes_end_their_episodes_and_what_follows_is_the_state_before_the_reset(policy):
