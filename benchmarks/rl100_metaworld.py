@@ -35,12 +35,13 @@ ROW = 250  # successes one after the other that the paper's policies reach
 @dataclass(frozen=True)
 class Task:
     """config; seeds of the trainings; peers: whether the online stage is also trained alone; claims: whether the
-    ordering of the stages is a gate."""
+    ordering of the stages is a gate; layouts: at most so many."""
 
     config: str
     seeds: tuple[int, ...] = (0,)
     peers: bool = False
     claims: bool = False
+    layouts: int = 1000
 
 
 TASKS = {
@@ -48,18 +49,25 @@ TASKS = {
     "reach": Task("reach", (0, 1, 2), peers=True, claims=True),
     "push": Task("push"),
     "hammer": Task("hammer"),
+    "push-points": Task("push_points", layouts=100),
 }
+
+
+def slug(name: str) -> str:
+    """As a file's name."""
+    return name.translate(str.maketrans(" ", "_", "(),"))
 
 
 def job_of(name: str, seed: int, args, direct: bool = False) -> Job:
     """The pipeline of a task and seed; direct: without its offline rounds."""
     task = TASKS[name]
-    given = {**args.options, "workers": 1, "evaluation.episodes": args.layouts, "evaluation.ways": WAYS}
+    given = {**args.options, "workers": 1, "evaluation.episodes": min(args.layouts, task.layouts),
+             "evaluation.ways": WAYS}  # fmt: skip
     given |= {"pipeline.rounds": 0} if direct else {}
     pipeline = load_config(CONFIG.format(task.config), given).pipeline
     last = 5 + 4 * pipeline.rounds + pipeline.online.iterations
     label = f"{name}{' (online alone)' if direct else ''}"
-    folder = args.work_dir / label.replace(" ", "_").strip("()") / f"seed{seed}"
+    folder = args.work_dir / slug(label) / f"seed{seed}"
     return Job(f"{label}/{seed}", CONFIG.format(task.config), folder, last, given, seed, counter=None)
 
 
@@ -83,12 +91,13 @@ def what_happened(job: Job) -> dict:
 
 def recipe(name: str, args) -> dict:
     """All that decides a record: the config as it is, and what is asked of it."""
-    config = load_config(CONFIG.format(TASKS[name].config), args.options)
-    return {"config": config.pretty_text, "layouts": args.layouts, "ways": WAYS, "peers": TASKS[name].peers}
+    task = TASKS[name]
+    config = load_config(CONFIG.format(task.config), args.options)
+    return {"config": config.pretty_text, "layouts": min(args.layouts, task.layouts), "ways": WAYS, "peers": task.peers}
 
 
 def path_of(name: str, seed: int, args) -> Path:
-    return args.results / "rl100_metaworld" / f"{name}_seed{seed}.json"
+    return args.results / "rl100_metaworld" / f"{slug(name)}_seed{seed}.json"
 
 
 def measure(cells: list[tuple[str, int]], args) -> None:
@@ -205,12 +214,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
     cells = [(name, seed) for name in args.tasks for seed in TASKS[name].seeds]
-    asked = None if args.now is None else [(one.split("/")[0], int(one.split("/")[1])) for one in args.now]
+    named = {f"{name}/{seed}": (name, seed) for name, task in TASKS.items() for seed in task.seeds}
+    if unknown := [one for one in args.now or () if one not in named]:
+        parser().error(f"--now {unknown[0]}: choose of {', '.join(named)}")
+    asked = cells if args.now is None else [named[one] for one in args.now]
 
     def known(cell: tuple[str, int]) -> dict | None:
         return load(path_of(*cell, args), recipe(cell[0], args))
 
-    missing = [cell for cell in (asked or cells) if known(cell) is None]
+    missing = [cell for cell in asked if known(cell) is None]
     if missing:
         measure(missing, args)
     found = {name: [known((name, seed)) for seed in TASKS[name].seeds] for name in args.tasks}

@@ -48,6 +48,17 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     assert Image.open(metaworld.plot({"it": records}, tmp_path / "a.png")).size[0] > 300
 
 
+def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        metaworld.main(["--now", "dial-turn/7"])
+    assert "dial-turn/7: choose of dial-turn/0" in capsys.readouterr().err
+    args = metaworld.parser().parse_args(["--results", str(tmp_path), "--work-dir", str(tmp_path)])
+    args.options = {}
+    assert [metaworld.recipe(name, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
+    jobs = [metaworld.job_of("dial-turn", 0, args, direct=direct) for direct in (False, True)]
+    assert jobs[0].work_dir != jobs[1].work_dir and " " not in str(jobs[1].work_dir.relative_to(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_tiny_run_reaches_its_report_and_a_second_one_trains_nothing(tmp_path, capsys):
