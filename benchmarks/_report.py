@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,11 +52,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
-def training_cost(jobs: Iterable) -> str:
+def training_cost(jobs: Iterable, seconds: Callable[[Path], float] | None = None) -> str:
     """A line: commits and devices of the trainings (all starts, from their run.json), where they were evaluated, and
-    hours of training and of the longest one."""
+    hours of training and of the longest one. seconds: of a work directory's training, where it is no loop of
+    iterations."""
     from common.engine.workdir import read_record, training_seconds
 
+    seconds = seconds or training_seconds
     commits, devices, evaluated, hours = set(), {}, {}, []
     for job in jobs:
         starts = read_record(job.work_dir)["starts"]
@@ -64,7 +66,7 @@ def training_cost(jobs: Iterable) -> str:
             source = start["source"] or {"commit": "unknown", "clean": True}
             commits.add(source["commit"][:12] + ("" if source["clean"] else " (dirty)"))
         devices[starts[0].get("device", "unknown")] = evaluated[starts[-1].get("device", "unknown")] = None
-        hours.append(training_seconds(job.work_dir) / 3600)
+        hours.append(seconds(job.work_dir) / 3600)
     return (
         f"Trainings at commit {', '.join(sorted(commits))}, begun on {', '.join(devices)}, evaluated on "
         f"{', '.join(evaluated)}; {sum(hours):.2f} hours of training over all jobs, the longest "

@@ -1,6 +1,7 @@
 """RL-100's benchmarks: gates that can fail, streaks, and (slow) a tiny run that reaches its report and keeps it."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def record(imitation: int, offline: int, online: int, head: int, layouts: int = 
               "online": {"mean": won(online), "one_step": won(head)}}  # fmt: skip
     curve = [{"steps": 1000, "success": 0.1}, {"steps": 2000, "success": online / 100}]
     log = [{"stage": "imitation", "seconds": 1.0}]
-    return {"runs": [{"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log}]}
+    runs = [{"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log}]
+    return {"runs": runs, "unbroken": won(head)}
 
 
 def holds(*counts, layouts: int = 100) -> list[str]:
@@ -56,6 +58,12 @@ def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     args.options = {}
     assert [metaworld.recipe(name, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
     jobs = [metaworld.job_of("dial-turn", 0, args, direct=direct) for direct in (False, True)]
+    folder = tmp_path / "run" / "20260101_000000" / "vis_data"
+    folder.mkdir(parents=True)
+    rows = [{"step": 1, "iter": 1, "seconds": 2.5}, {"step": 1, "after": "imitation"},
+            {"step": 2, "iter": 2, "seconds": 4}]  # fmt: skip
+    (folder / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert metaworld.seconds(tmp_path / "run") == 6.5
     assert jobs[0].work_dir != jobs[1].work_dir and " " not in str(jobs[1].work_dir.relative_to(tmp_path))
 
 
@@ -66,12 +74,24 @@ def test_a_tiny_run_reaches_its_report_and_a_second_one_trains_nothing(tmp_path,
              "pipeline.head_iterations=5", "pipeline.imitation.iterations=10", "pipeline.critic.iterations=10",
              "pipeline.dynamics_iterations=10", "pipeline.offline.updates=4", "pipeline.offline.gate_every=2",
              "pipeline.online.iterations=2", "pipeline.online.lanes=2", "pipeline.online.decisions=4"]  # fmt: skip
-    given = ["--tasks", "dial-turn", "--layouts", "3", "--work-dir", str(tmp_path / "work"), "--results", str(tmp_path)]
+    given = [
+        "--tasks",
+        "dial-turn",
+        "--layouts",
+        "3",
+        "--unbroken",
+        "4",
+        "--work-dir",
+        str(tmp_path / "work"),
+        "--results",
+        str(tmp_path),
+    ]
     given += ["--cfg-options", *small]
     assert metaworld.main([*given, "--now", "dial-turn/1"]) == 0
     assert "no report yet: dial-turn/0, dial-turn/2" in capsys.readouterr().out
     assert metaworld.main(given) == 0
     text = (tmp_path / "rl100_metaworld.md").read_text()
+    assert " in 4 layouts" in text
     assert "imitation < offline RL" in text and "online alone (DPPO), mean" in text
     kept = tmp_path / "rl100_metaworld" / "dial-turn_seed1.json"
     before = kept.stat().st_mtime_ns
