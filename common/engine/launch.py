@@ -38,6 +38,7 @@ def build_runner(cfg: Config | dict, *, resume: bool | str = False) -> Resumable
     cfg.work_dir = default_work_dir(cfg)
     _resume_into(cfg, resume)
     _check_checkpoint_hook(cfg)
+    _check_schedules(cfg)
     start_processes(cfg)
     _fix_seed(cfg, resume)
     _logging_defaults(cfg)
@@ -75,6 +76,24 @@ def _check_checkpoint_hook(cfg: Config) -> None:
             "default_hooks.checkpoint.max_keep_ckpts=1 deletes the only checkpoint before the next one is written; "
             "set it to 2"
         )
+
+
+def _check_schedules(cfg: Config) -> None:
+    """A training shorter than its warm-up leaves the next schedule nothing: say so by its key."""
+    given = cfg.get("param_scheduler") or []
+    if isinstance(given, dict) and "type" in given:
+        given = [given]
+    groups = given if isinstance(given, dict) else {"": given}  # of one optimiser, or by the names of several
+    for name, schedules in groups.items():
+        several = isinstance(schedules, list | tuple)
+        for i, one in enumerate(schedules if several else [schedules]):
+            begin, end = one.get("begin", 0), one.get("end")
+            if end is not None and end <= begin:
+                key = ".".join(part for part in ("param_scheduler", name, str(i) if several else "") if part)
+                raise ConfigError(
+                    f"{key} begins at {begin} and ends at {end}: train for more than {begin}, or set {key}.begin and "
+                    "the end of the warm-up before it to less"
+                )
 
 
 def start_processes(cfg: Config) -> None:

@@ -156,6 +156,16 @@ def test_a_missing_checkpoint_is_named_before_anything_is_built(tiny, call):
     assert not (tiny.folder / "run").exists()
 
 
+@pytest.mark.parametrize(("name", "key"), [(None, "param_scheduler.1"), ("student", "param_scheduler.student.1")])
+def test_a_training_shorter_than_its_warm_up_is_refused_by_the_key(tiny, name, key):
+    schedules = [dict(type="LinearLR", by_epoch=False, begin=0, end=100),
+                 dict(type="CosineAnnealingLR", by_epoch=False, begin=100, end=40)]  # fmt: skip
+    cfg = tiny.config("run")
+    cfg.param_scheduler = {name: schedules} if name else schedules
+    with pytest.raises(ConfigError, match=f"{key} begins at 100 and ends at 40: train for more than 100"):
+        train(cfg)
+
+
 def test_keeping_only_one_checkpoint_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"max_keep_ckpts=1 .* set it to 2"):
         train(tiny.config("run", {"default_hooks.checkpoint.max_keep_ckpts": 1}))
