@@ -23,6 +23,7 @@ from control.planning.diffuser.windows import plan_windows
 from control.policies.model import build
 from control.rollout import rollout
 
+VERSION = 2  # of all that trainings and cells find: a change of the code that changes it shall raise this
 PLANS = 200  # whose feasibility is measured, and of the data
 TIMED, WARM = 20, 3  # decisions, one environment
 CHECKED = 40  # of the PLANS, step by step in the simulator
@@ -31,27 +32,33 @@ CHECKED = 40  # of the PLANS, step by step in the simulator
 @dataclass(frozen=True)
 class Cell:
     """One way of planning with one training's networks. plan: its settings, as a config writes them; planner: the
-    training from whose data plans are asked for, and whose stride those of single steps are measured at."""
+    training whose stride plans of single steps are measured at; held_out: data that no training saw, from whose states
+    plans are asked for."""
 
     title: str
     job: Job
     plan: dict
     starts: int
     planner: Job
+    held_out: Path
 
 
-def data_plans(job: Job) -> np.ndarray:
-    """(PLANS, H, S) windows of a planner's data, spread evenly over them: plans are asked for from their beginnings."""
+def data_plans(job: Job, held_out: Path) -> np.ndarray:
+    """(PLANS, H, S) windows of held-out data as a planner's, spread evenly over them: plans are asked for from their
+    beginnings."""
     config = load_config(job.config, job.options)
     model = config.model
-    windows = plan_windows(config.demonstrations, config.task, length=model.horizon, stride=model.stride)
+    windows = plan_windows(str(held_out), config.task, length=model.horizon, stride=model.stride)
     begin = windows.starts[torch.linspace(0, len(windows) - 1, PLANS).long()]
     return windows.states[begin[:, None] + model.stride * torch.arange(model.horizon)].numpy()
 
 
-def of_plans(plans: np.ndarray, task: str, stride: int, act=None, spread: np.ndarray | None = None) -> dict[str, float]:
+def of_plans(
+    plans: np.ndarray, task: str, stride: int, act=None, spread: np.ndarray | None = None,
+    actions: np.ndarray | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Feasibility of plans (B, H, S), `stride` steps between states, in the environment's units. act, spread: as
-    `dynamics_residual`'s, where the task is no maze."""
+    `dynamics_residual`'s, where the task is no maze; actions (B, H, A): the plans' own, where they have any."""
     world = make(task).unwrapped.world
     if task.startswith("Maze2D"):
         reached = np.linalg.norm(plans[:, -1, :2] - world.goal, axis=-1)
@@ -62,7 +69,14 @@ def of_plans(plans: np.ndarray, task: str, stride: int, act=None, spread: np.nda
             "ends": float((reached <= RADIUS).mean()),
         }
     world.reset(0)
-    checked = plans[np.linspace(0, len(plans) - 1, min(CHECKED, len(plans))).astype(int)]
+    chosen = np.linspace(0, len(plans) - 1, min(CHECKED, len(plans))).astype(int)
+    checked = plans[chosen]
+    if actions is not None:
+        own = actions[chosen, :-1].reshape(-1, actions.shape[-1])
+
+        def act(before, after):
+            return own
+
     return {
         "residual": feasibility.dynamics_residual(checked, act, world, spread) if act else float("nan"),
         "roughness": feasibility.roughness(plans / spread, plans.shape[-1]),
@@ -86,7 +100,7 @@ def milliseconds(actor, states: np.ndarray, execute: int) -> tuple[float, float]
 
 def measure(cell: Cell) -> dict:
     """returns: of every start; calls: network evaluations per decision; ms, ms_step; feasibility of plans from states
-    of the data, without a history (not of the warm start, which has no plan to begin from there)."""
+    of held-out data, without a history (not of the warm start, which has no plan to begin from there)."""
     torch.set_num_threads(1)
     config = load_config(cell.job.config, cell.job.options)
     model, task = build(config.model), config.val_cfg.task
@@ -96,25 +110,29 @@ def measure(cell: Cell) -> dict:
     found = {"returns": [one.info["return"] for one in rollout(actor, task, seeds, parallel=cell.starts)]}
     if getattr(actor, "plans", 0):
         found["calls"] = {name: count / actor.plans for name, count in actor.calls.items()}
-    data = data_plans(cell.planner)
+    data = data_plans(cell.planner, cell.held_out)
     found["ms"], found["ms_step"] = milliseconds(actor, data[:, 0], execute)
     if hasattr(actor, "current") and cell.plan.get("start") != "previous":
         actor.reset(list(range(PLANS)))
         actor.select_action({"state": data[:, 0]})
-        found |= comparable(actor.current, model, cell.planner, task)
+        found |= comparable(actor.current, model, cell.planner, task, getattr(actor, "actions", None))
     return found
 
 
-def comparable(plans: np.ndarray, model, planner: Job, task: str) -> dict[str, float]:
-    """`of_plans`, with what another stride makes another measure left out; plans of single steps are thinned."""
+def comparable(
+    plans: np.ndarray, model, planner: Job, task: str, actions: np.ndarray | None = None
+) -> dict[str, float]:
+    """`of_plans`, with what another stride or another length makes another measure left out; plans of single steps are
+    thinned. actions: of plans that have their own."""
     wanted, stride = load_config(planner.config, planner.options).model, getattr(model, "stride", 1)
     if stride == 1:
         plans, stride = plans[:, :: wanted.stride], wanted.stride
-    found = of_plans(plans, task, stride, _one_step(model), model.states.spread.numpy())
+    own = actions if wanted.stride == 1 else None
+    found = of_plans(plans, task, stride, _one_step(model), model.states.spread.numpy(), own)
     if stride != wanted.stride:
-        found = {key: value for key, value in found.items() if key not in ("residual", "roughness")}
+        found = {key: value for key, value in found.items() if key not in ("residual", "roughness", "walls")}
     if len(plans[0]) * stride != wanted.horizon * wanted.stride:
-        found.pop("ends", None)
+        found = {key: value for key, value in found.items() if key not in ("ends", "walls")}
     return found
 
 
@@ -131,20 +149,20 @@ def _one_step(model):
     return act
 
 
-def of_data(job: Job) -> dict[str, float]:
-    """The same measures of the data's own windows; for a runner with the inverse dynamics of the job."""
+def of_data(job: Job, held_out: Path) -> dict[str, float]:
+    """The same measures of held-out data's own windows; for a runner with the inverse dynamics of the job."""
     config = load_config(job.config, job.options)
     model = build(config.model)
     load_weights(model, str(job.checkpoint))
-    return of_plans(data_plans(job), config.task, model.stride, _one_step(model), model.states.spread.numpy())
+    return of_plans(data_plans(job, held_out), config.task, model.stride, _one_step(model), model.states.spread.numpy())
 
 
 def kept(cell: Cell, folder: Path) -> tuple[str, dict]:
     """(title, what `measure` finds), from the folder where the same weights were run so before."""
     with cell.job.checkpoint.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    recipe = {"weights": weights, "plan": cell.plan, "starts": cell.starts, "plans": [PLANS, CHECKED],
-              "timed": [TIMED, WARM]}  # fmt: skip
+    recipe = {"version": VERSION, "weights": weights, "plan": cell.plan, "starts": cell.starts,
+              "plans": [PLANS, CHECKED], "timed": [TIMED, WARM]}  # fmt: skip
     path = folder / f"{hashlib.sha256(cell.title.encode()).hexdigest()[:12]}.json"
     found = load(path, recipe)
     if found is None:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from _planner_tables import ablations, claims, plot, result_table
-from _planners import CHECKED, PLANS, TIMED, Cell, kept, of_data
+from _planners import CHECKED, PLANS, TIMED, VERSION, Cell, kept, of_data
 from _policies import in_parallel
 from _records import keep, load, rounded
 from _report import RESULTS, describe_device, training_cost, write_report
@@ -28,7 +28,8 @@ from common.engine.experiments import Job, run, tutelage
 
 CONFIG = "configs/control/planner/{}.py"
 SEEDS = (0, 1, 2)
-FROM_NOISE = (5, 10, 20, 50, 100)  # evaluations of Decision Diffuser
+FROM_NOISE = (5, 10, 20, 50)  # steps of Decision Diffuser
+DECISIONS = 4000  # of the planner, that a habit learns
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Training:
 class Task:
     """collect: arguments of `tutelage collect`; trainings: name -> what is trained, "planner" first; improved: name of
     the config's plan that enters at a fixed level; base: overrides of every plan of the planner; starts of rollouts;
-    variants: more trainings, for the ablations."""
+    from_noise: steps of Decision Diffuser; variants: more trainings, for the ablations."""
 
     title: str
     name: str
@@ -54,14 +55,18 @@ class Task:
     improved: str
     base: dict = field(default_factory=dict)
     starts: int = 20
+    from_noise: tuple[int, ...] = FROM_NOISE
     variants: dict[str, Training] = field(default_factory=dict)
+
+
+HABIT = {"train_dataloader.dataset.count": DECISIONS}
 
 
 def maze(name: str, iterations: int, peers: int) -> dict[str, Training]:
     return {
         "planner": Training(f"maze_{name}", iterations),
         "student": Training(f"student_maze_{name}", peers, "model.checkpoint"),
-        "habit": Training(f"habit_maze_{name}", 5000, "train_dataloader.dataset.checkpoint"),
+        "habit": Training(f"habit_maze_{name}", 5000, "train_dataloader.dataset.checkpoint", HABIT),
         "diffuser": Training(f"diffuser_maze_{name}", iterations),
     }
 
@@ -69,23 +74,21 @@ def maze(name: str, iterations: int, peers: int) -> dict[str, Training]:
 RUNNER = {
     "planner": Training("hopper", 6000),
     "student": Training("student_hopper", 1500, "model.checkpoint"),
-    "habit": Training("habit_hopper", 5000, "train_dataloader.dataset.checkpoint"),
+    "habit": Training("habit_hopper", 5000, "train_dataloader.dataset.checkpoint", HABIT),
     "diffuser": Training("diffuser_hopper", 6000),
 }
 UMAZE, SMALL = "maze_umaze", "10,000 steps of data"
 VARIANTS = {  # of the first maze
     "no mask": Training(UMAZE, 3000, options={"+model.generator.causal": False}),
     "as released": Training("maze_umaze_as_released", 3000),
-    "stride 4": Training(UMAZE, 3000, options={"model.stride": 4, "model.horizon": 32, "model.net.horizon": 32,
-        "train_dataloader.dataset.stride": 4, "train_dataloader.dataset.length": 32}),
     "stride 16": Training(UMAZE, 3000, options={"model.stride": 16, "model.horizon": 8, "model.net.horizon": 8,
         "train_dataloader.dataset.stride": 16, "train_dataloader.dataset.length": 8}),
     SMALL: Training(UMAZE, 3000),
 }  # fmt: skip
-SMALL_DATA = ("--steps", "10000")
+SMALL_DATA = HELD_OUT = ("--steps", "10000")
 TASKS = {
     "umaze": Task("Maze2D umaze", "Maze2D-UMaze-v0", ("--steps", "100000"), maze("umaze", 3000, 1000), "refined10",
-                  variants=VARIANTS),
+                  from_noise=(*FROM_NOISE, 96), variants=VARIANTS),
     "medium": Task("Maze2D medium", "Maze2D-Medium-v0", ("--steps", "200000"), maze("medium", 3000, 1000), "refined10"),
     "hopper-medium-expert-like": Task("hopper-medium-expert-like", "Hopper-v5",
         ("--mix", "medium-expert", "--steps", "100000"), RUNNER, "refined5", {"execute": 4}, 16),
@@ -94,19 +97,20 @@ TASKS = {
 }  # fmt: skip
 
 
-def data_of(key: str, args, small: bool = False) -> Path:
-    """Where the task's data set is, or will be: named by how it is collected."""
-    given = collection(key, args, small)
+def data_of(key: str, args, part: str = "whole") -> Path:
+    """Where a data set of the task is, or will be: named by how it is collected. part: as `collection`."""
+    given = collection(key, args, part)
     return args.work_dir / "data" / f"{key}_{digest(given)}"
 
 
-def collection(key: str, args, small: bool = False) -> list[str]:
-    """Arguments of `tutelage collect`; agents are shared by the mixes of a runner."""
-    given = list(SMALL_DATA if small else TASKS[key].collect)
+def collection(key: str, args, part: str = "whole") -> list[str]:
+    """Arguments of `tutelage collect`; agents are shared by the mixes of a runner. part: "whole", "small", or
+    "held out", of which no training sees anything."""
+    given = list({"whole": TASKS[key].collect, "small": SMALL_DATA}.get(part, (*TASKS[key].collect[:-1], HELD_OUT[-1])))
     given[-1] = str(max(2000, int(int(given[-1]) * args.scale)))
     if "--mix" in given:
         given += ["--agents", str(args.agents or args.work_dir / "agents" / TASKS[key].name)]
-    return given
+    return [*given, "--seed", "1" if part == "held out" else "0"]
 
 
 def digest(value) -> str:
@@ -115,7 +119,8 @@ def digest(value) -> str:
 
 def decided(one: Training, args) -> str:
     """Of all that its config and options say."""
-    return digest([load_config(CONFIG.format(one.config), {**args.options, **one.options}).pretty_text, one.iterations])
+    config = load_config(CONFIG.format(one.config), {**args.options, **one.options})
+    return digest([VERSION, config.pretty_text, one.iterations])
 
 
 def jobs_of(key: str, seed: int, args) -> dict[str, Job]:
@@ -123,7 +128,7 @@ def jobs_of(key: str, seed: int, args) -> dict[str, Job]:
     task, made = TASKS[key], {}
     for name, one in {**task.trainings, **task.variants}.items():
         folder = args.work_dir / key / f"seed{seed}" / f"{name.replace(' ', '_').replace(',', '')}_{decided(one, args)}"
-        data = data_of(key, args, small=name == SMALL)
+        data = data_of(key, args, "small" if name == SMALL else "whole")
         config = CONFIG.format(one.config)
         plans = list(load_config(config).val_cfg.plans)
         given = {
@@ -150,7 +155,7 @@ def ways(key: str, jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
         "improved, level by the rule": (planner, plans["refined"]),
         "improved": (planner, plans[task.improved]),
         "improved, best of 8": (planner, plans["chosen"]),
-        **{f"from noise, {n}": (planner, {**plans["decision_diffuser"], "steps": n}) for n in FROM_NOISE},
+        **{f"from noise, {n}": (planner, {**plans["decision_diffuser"], "steps": n}) for n in task.from_noise},
         "warm start": (planner, plans["warm"]),
         "cloning": (planner, plans["cloning"]),
     }
@@ -168,15 +173,14 @@ def more_ways(jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
     plans = load_config(planner.config).val_cfg.plans
     improved, written, noise = plans[task.improved], plans["generator"], plans["decision_diffuser"]
     found = {}
-    for level in (1, 2, 5, 10, 20, 50, 100):
+    for level in (1, 2, 5, 10, 20, 50):
         found[f"level: {level}: as written"] = (planner, {**improved, "level": level})
         found[f"level: {level}: noised to it"] = (planner, {**improved, "level": level, "forward_noise": True})
-    for count in (1, 4, 8, 32):
+    for count in (1, 4, 8):
         found[f"candidates: {count}: improved"] = (planner, {**plans["chosen"], "candidates": count})
-    for share in (0.5, 0.75, 1.0, 1.25):  # of what the maze pays at most within a plan
+    for share in (0.5, 0.75, 1.0, 1.25):
         for name, plan in (("plans as written", written), ("improved", improved), ("from noise, 20", noise)):
-            target = share * load_config(planner.config).within
-            found[f"target: {target:g}: {name}"] = (planner, {**plan, "target": target})
+            found[f"target: {share:g} of the data's largest: {name}"] = (planner, {**plan, "share": share})
     for execute in (1, 4, 8, 16):
         for name, plan in (("plans as written", written), ("improved", improved)):
             found[f"steps per plan: {execute}: {name}"] = (planner, {**plan, "execute": execute})
@@ -197,7 +201,8 @@ def recipe(key: str, args) -> dict:
     return {
         "trainings": {name: decided(one, args) for name, one in {**task.trainings, **task.variants}.items()},
         "ways": {title: [names[job.name], plan] for title, (job, plan) in every_way(key, jobs).items()},
-        "collect": [task.collect, SMALL_DATA if task.variants else None, args.agents and str(args.agents)],
+        "collect": [task.collect, HELD_OUT, SMALL_DATA if task.variants else None, args.agents and str(args.agents)],
+        "version": VERSION,
         "starts": min(task.starts, args.starts),
         "plans": [PLANS, CHECKED, TIMED],
         "scale": args.scale,
@@ -210,30 +215,39 @@ def every_way(key: str, jobs: dict[str, Job]) -> dict[str, tuple[Job, dict]]:
     return {title: (job, dict(plan)) for title, (job, plan) in found.items()}
 
 
+def cost(title: str) -> int:
+    """How dear a way is, roughly: its network evaluations."""
+    if title == "Diffuser":
+        return 1000
+    steps = [int(part) for part in title.replace(":", "").replace(",", "").split() if part.isdigit()]
+    return max([10, *steps, *([80] if "best of 8" in title or "candidates: 8" in title else [])])
+
+
 def path_of(key: str, seed: int, args) -> Path:
     return args.results / "trajectory_diffuser" / f"{key}_seed{seed}.json"
 
 
 def measure(key: str, seed: int, args) -> None:
     """Train, roll out, and leave a record."""
-    for small in (False, True)[: 1 + bool(TASKS[key].variants)]:
-        if not data_of(key, args, small).is_dir():
+    for part in ("whole", "held out", *(["small"] if TASKS[key].variants else [])):
+        if not data_of(key, args, part).is_dir():
             (args.work_dir / "data").mkdir(parents=True, exist_ok=True)
-            given = collection(key, args, small)
-            tutelage("collect", TASKS[key].name, str(data_of(key, args, small)), "--seed", "0", *given)
+            tutelage("collect", TASKS[key].name, str(data_of(key, args, part)), *collection(key, args, part))
+    held_out = data_of(key, args, "held out")
     jobs = jobs_of(key, seed, args)
     run(list(jobs.values()), parallel=args.parallel)
     every = every_way(key, jobs)
     starts = min(TASKS[key].starts, args.starts)
     folder = args.work_dir / key / f"seed{seed}" / "measured"
-    cells = [(Cell(title, job, plan, starts, jobs["planner"]), folder) for title, (job, plan) in every.items()]
+    dearest = sorted(every, key=cost, reverse=True)  # first, so that no core waits for it at the end
+    cells = [(Cell(title, *every[title], starts, jobs["planner"], held_out), folder) for title in dearest]
     found = dict(in_parallel(kept, cells, args.parallel, f"{key}, seed {seed}"))
     record = {
         "recipe": recipe(key, args),
         "device": describe_device(),
         "trainings": training_cost(jobs.values()),
         "ways": {title: found[title] for title in every},
-        "data": of_data(jobs["planner"]),
+        "data": of_data(jobs["planner"], held_out),
     }
     keep(path_of(key, seed, args), rounded(record, 5))
     print(f"{key}, seed {seed} measured: {path_of(key, seed, args)}")
@@ -256,6 +270,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
+    if (args.options or args.scale != 1) and args.results == RESULTS:
+        parser().error("--cfg-options, --scale: a try would replace the records; give it its own --results")
     cells = [(key, seed) for key in args.tasks for seed in SEEDS]
     named = {f"{key}/{seed}": (key, seed) for key in TASKS for seed in SEEDS}
     if unknown := [one for one in args.now or () if one not in named]:

@@ -33,12 +33,13 @@ def holds(*counts, layouts: int = 100) -> list[str]:
 
 
 def test_the_ordering_holds_where_every_stage_gains_and_fails_where_one_does_not():
-    assert holds(30, 50, 80, 78) == ["yes", "yes", "yes", "no"]
-    assert holds(50, 50, 80, 78) == ["no", "yes", "yes", "no"]
-    assert holds(30, 80, 80, 78) == ["yes", "no", "yes", "no"]
+    assert holds(30, 50, 80, 79) == ["yes", "yes", "yes", "no"]
+    assert holds(50, 50, 80, 79) == ["no", "yes", "yes", "no"]
+    assert holds(30, 80, 80, 79) == ["yes", "no", "yes", "no"]
     assert holds(30, 50, 80, 70) == ["yes", "yes", "no", "no"]
-    assert holds(90, 150, 260, 250, layouts=300) == ["yes"] * 4
-    assert holds(90, 150, 260, 249, layouts=300) == ["yes", "yes", "yes", "no"]
+    assert holds(30, 50, 80, 77) == ["yes", "yes", "no", "no"]  # 0.03 below, but perhaps more than 0.05
+    assert holds(90, 150, 253, 250, layouts=300) == ["yes"] * 4
+    assert holds(90, 150, 252, 249, layouts=300) == ["yes", "yes", "yes", "no"]
 
 
 def test_the_longest_row_of_successes_and_the_tables(tmp_path):
@@ -54,6 +55,9 @@ def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     with pytest.raises(SystemExit):
         metaworld.main(["--now", "dial-turn/7"])
     assert "dial-turn/7: choose of dial-turn/0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        metaworld.main(["--now", "dial-turn/0", "--cfg-options", "pipeline.rounds=1"])
+    assert "would replace the records" in capsys.readouterr().err
     args = metaworld.parser().parse_args(["--results", str(tmp_path), "--work-dir", str(tmp_path)])
     args.options = {}
     assert [metaworld.recipe(name, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
@@ -91,8 +95,8 @@ def test_a_tiny_run_reaches_its_report_and_a_second_one_trains_nothing(tmp_path,
     assert "no report yet: dial-turn/0, dial-turn/2" in capsys.readouterr().out
     assert metaworld.main(given) == 0
     text = (tmp_path / "rl100_metaworld.md").read_text()
-    assert " in 4 layouts" in text
-    assert "imitation < offline RL" in text and "online alone (DPPO), mean" in text
+    assert " of 4 layouts; of the first 250 alone" in text
+    assert "imitation < offline RL" in text and "online alone, mean" in text
     kept = tmp_path / "rl100_metaworld" / "dial-turn_seed1.json"
     before = kept.stat().st_mtime_ns
     assert metaworld.main(given) == 0 and kept.stat().st_mtime_ns == before

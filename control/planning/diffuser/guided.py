@@ -26,8 +26,9 @@ from control.policies.normaliser import MeanStdNormaliser, MinMaxNormaliser
 
 @dataclass(frozen=True)
 class GuidedSettings:
-    """plans per decision, of which the best by the value is taken; guide_steps of the gradient before each level,
-    scaled by `scale` and the posterior's variance, down to level `stop`; execute: environment steps per plan."""
+    """plans per decision, of which the best by the value is taken; guide_steps of the gradient of the value, in the
+    environment's units, before each level, scaled by `scale` and the posterior's variance, down to level `stop`;
+    execute: environment steps per plan, whose actions are the plan's own."""
 
     plans: int = 64
     guide_steps: int = 2
@@ -103,40 +104,50 @@ class GuidedDiffuserModel(BaseModel):
         if mode != "loss":
             raise ConfigError(f"forward(mode={mode!r}): a planner is evaluated by rollouts")
         x0 = torch.cat([self.actions(actions), self.states(states)], -1)
-        level = (torch.randint(1, self.process.steps + 1, (len(x0),), device=x0.device) / self.process.steps).to(x0)
-        t, eps = self.levels(level), torch.randn_like(x0)
-        found = self.value(self.process.noise(x0, t, eps), level[:, None, None])
+        eps = torch.randn_like(x0)
+        level, judged = self._drawn(1, len(x0)), self._drawn(0, len(x0))  # finished plans are judged, too
+        found = self.value(self.process.noise(x0, self.levels(judged), eps), judged[:, None, None])
+        noisy = self.process.noise(x0, self.levels(level), eps)
+        error = (self.estimate(noisy, level[:, None, None]) - x0).square()
         return {
-            "loss_diffusion": self.denoiser.loss(x0, t, eps, self._none(len(x0)), weight=self.weight),
+            "loss_diffusion": (self.weight * error).sum() / (len(x0) * self.weight.sum()),
             "loss_value": (found - returns[:, 0] / self.return_scale).square().mean(),
         }
 
-    def _none(self, batch: int) -> Tensor:
-        """The condition of a network that has none."""
-        return self.denoiser.net.project(self.weight.new_zeros(batch, 1))
+    def _drawn(self, least: int, batch: int) -> Tensor:
+        """(B,) levels, evenly of the process' from `least` on."""
+        N, like = self.process.steps, self.weight
+        return (torch.randint(least, N + 1, (batch,), device=like.device) / N).to(like)
+
+    def estimate(self, x: Tensor, level: Tensor) -> Tensor:
+        """x0 of plans (B, H, D) at a level (B, 1, 1) or (1, 1, 1). The network is told the plan's level alone, and has
+        no condition: all its positions share one embedding."""
+        none = self.denoiser.net.project(self.weight.new_zeros(1, 1))
+        return self.denoiser(x, level, none)
 
     def plan(self, now: Tensor, noise: Tensor, settings: GuidedSettings) -> tuple[Tensor, Tensor]:
         """Plans (B, H, D) from normalised states of now (B, S), and their values (B,). noise (N + 1, B, H, D)."""
         process, N = self.process, self.process.steps
-        x, condition = noise[0].clone(), self._none(len(now))
+        x = noise[0].clone()
         x[:, 0, self.action_dim :] = now
         levels = process.levels(N).to(x)
         for i, (t, s) in enumerate(pairwise(levels)):
             if N - i >= settings.stop:
                 x = self._guided(x, t, s, settings)
+            x0 = self.estimate(x, t.view(1, 1, 1))
             t, s = self.levels(t), self.levels(s)
-            x0 = self.denoiser(x, t[None], condition)
             x = process.step(x, t, s, x0, process.ancestral_gamma(t, s), noise[i + 1])
         return x, self.value(x, levels[-1].expand(1, 1, 1))
 
     def _guided(self, x: Tensor, t: Tensor, s: Tensor, settings: GuidedSettings) -> Tensor:
-        """x + scale * variance * dV/dx, some steps of it; the state of now stays."""
+        """x + scale * variance * dV/dx, some steps of it, V in the environment's units as in the release; the state of
+        now stays."""
         variance = (self.process.ancestral_gamma(t, s) * self.process.sigma(s)) ** 2
         for _ in range(settings.guide_steps):
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
                 (slope,) = torch.autograd.grad(self.value(at, t.expand(1, 1, 1)).sum(), at)
-            x = x + settings.scale * variance * slope * (self.weight > 0)
+            x = x + settings.scale * variance * self.return_scale * slope * (self.weight > 0)
         return x
 
 
@@ -155,6 +166,11 @@ class GuidedPlanner:
     def current(self) -> np.ndarray:
         """(B, H, S) the plans that are followed, in the environment's units."""
         return self.model.states.inverse(self._plan[..., self.model.action_dim :]).numpy()
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(B, H, A) of those plans, in the environment's units."""
+        return self.model.actions.inverse(self._plan[..., : self.model.action_dim].clamp(-1, 1)).numpy()
 
     def reset(self, seeds: list[int] | None = None, mask: np.ndarray | None = None) -> None:
         """Begin episodes; the seeds are of the noise."""

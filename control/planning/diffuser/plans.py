@@ -32,9 +32,9 @@ class PlanSettings:
     candidates: plans per decision, of which `choose` takes the "best" by the plan's value, or draws by the "softmax" of
         the values (as released). jitter: deviation of the noise on every state that the generator writes.
     execute: environment steps per plan, at most (H - 1) stride.
-    target: return that is asked for, in the environment's units; None: the data's largest; "value": at every state what
-        the expectile value says can be had there. update: "decrement" by what came in, or "hold". floor: share of a
-        positive target below which no decrement goes.
+    target: return that is asked for, in the environment's units; None: `share` of the data's largest; "value": at every
+        state what the expectile value says can be had there. update: "decrement" by what came in, or "hold". floor:
+        share of a positive target below which no decrement goes.
     """
 
     start: str = "generator"
@@ -49,6 +49,7 @@ class PlanSettings:
     jitter: float = 0.0
     execute: int = 1
     target: float | str | None = None
+    share: float = 1.0
     update: str = "decrement"
     floor: float = 0.0
 
@@ -83,7 +84,9 @@ class PlanSettings:
 
     def wanted(self, model: TrajectoryDiffuserModel) -> float:
         """What an episode begins by asking for, in the environment's units."""
-        return float(model.return_high if self.target is None or isinstance(self.target, str) else self.target)
+        if self.target is None:
+            return self.share * float(model.return_high)
+        return float(model.return_high if isinstance(self.target, str) else self.target)
 
     def asked(self, model: TrajectoryDiffuserModel, now: Tensor, left) -> Tensor:
         """(B,) normalised returns to ask for in normalised states now (B, S); left: of what is wanted, a number or (B,)
@@ -99,8 +102,8 @@ class PlanSettings:
 
 
 class PlanMaker:
-    """Plans with settings. calls: network evaluations so far, of all environments; written (B, C, H, S): what the
-    optimiser last began from."""
+    """Plans with settings. calls: network evaluations so far, of all environments, a guided one counted twice,
+    candidates of one batch once; written (B, C, H, S): what the optimiser last began from."""
 
     def __init__(self, model: TrajectoryDiffuserModel, settings: PlanSettings):
         model.check()
@@ -122,7 +125,7 @@ class PlanMaker:
             noise = draw(steps, C, model.horizon, model.state_dim, leading=True).flatten(1, 2)
         x = refine(lambda x, t: self.denoiser(x, t, condition), model.process, x, settings.level, steps, settings.eta,
                    noise, settings.temperature)  # fmt: skip
-        self.calls["optimiser"] += steps * len(states)
+        self.calls["optimiser"] += steps * len(states) * (1 if settings.guidance == 1 else 2)
         return self._chosen(x.unflatten(0, (len(states), C)), draw)
 
     def _start(self, states: Tensor, asked: Tensor, draw: Draw, previous: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ is a probability sums over T and A.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,12 +34,27 @@ class Path:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A Gaussian step from level t: alpha x0 + direction eps, and its deviation; all (1, 1, 1)."""
+
+    t: Tensor
+    alpha: Tensor
+    direction: Tensor
+    deviation: Tensor
+
+    def mean(self, predict: Predict, x: Tensor) -> Tensor:
+        """(B, T, A) of what follows x."""
+        x0, eps = predict(x, self.t)
+        return self.alpha * x0 + self.direction * eps
+
+
+@dataclass(frozen=True)
 class Chain:
     """x_m = mu + s n from level t to level m, s the deviation of DDIM with eta = 1 cut to [s_min, s_max].
 
     mu = alpha_m x0 + sqrt(sigma_m^2 - s^2) eps, with s as it is drawn, so that cutting it leaves the marginals of the
-    forward process (it is never above sigma_m). released: as the published code has it, the direction's coefficient of
-    the uncut deviation.
+    forward process: it is never above sigma_m, which near the data lies below a larger s_min. released: as the
+    published code has it, the direction's coefficient of the uncut deviation.
 
     Levels: leading spacing with offset one, and the last step ends at the first noisy level instead of at clean data,
     so that all K steps are stochastic.
@@ -51,6 +66,7 @@ class Chain:
     s_min: float = 0.01
     s_max: float = 0.8
     released: bool = False
+    _placed: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if not self.process.steps or not 2 <= self.steps < self.process.steps or self.process.steps % self.steps:
@@ -59,6 +75,8 @@ class Chain:
             )
         if not 0 < self.s_min <= self.s_max:
             raise ConfigError(f"s_min={self.s_min}, s_max={self.s_max}: wanted 0 < s_min <= s_max")
+        for dtype in (torch.float32, torch.float64):
+            self.gaussians(torch.zeros((), dtype=dtype))
 
     def levels(self) -> list[tuple[Tensor, Tensor]]:
         """K pairs (t, m) of level tensors (1, 1, 1), from noise to data."""
@@ -73,24 +91,28 @@ class Chain:
         cut = uncut.clamp(self.s_min, self.s_max)
         return uncut, cut if self.released else torch.minimum(cut, whole)
 
-    def gaussian(self, predict: Predict, x: Tensor, t: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, T, A) and deviation (1, 1, 1) of x_m given x_t."""
-        t, m = t.to(x), m.to(x)
-        x0, eps = predict(x, t)
+    def gaussians(self, like: Tensor) -> list["Step"]:
+        """Of every step, from noise to data, in the type and place of `like`; computed once."""
+        place = (like.dtype, like.device)
+        if place not in self._placed:
+            self._placed[place] = [self._gaussian(t.to(like), m.to(like)) for t, m in self.levels()]
+        return self._placed[place]
+
+    def _gaussian(self, t: Tensor, m: Tensor) -> "Step":
         uncut, cut = self.deviation(t, m)
         direction = (self.process.sigma(m) ** 2 - (uncut if self.released else cut) ** 2).clamp_min(0).sqrt()
-        return self.process.alpha(m) * x0 + direction * eps, cut
+        return Step(t, self.process.alpha(m), direction, cut)
 
     def sample(
         self, predict: Predict, start: Tensor, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Path:
         """A stochastic chain from start (B, T, A), pure noise. noise (K, B, T, A): its draws, else of `generator`."""
         states, log_probs, means = [start], [], []
-        for k, (t, m) in enumerate(self.levels()):
-            mean, deviation = self.gaussian(predict, states[-1], t, m)
+        for k, step in enumerate(self.gaussians(start)):
+            mean = step.mean(predict, states[-1])
             z = noise[k] if noise is not None else torch.randn(start.shape, generator=generator).to(start)
-            states.append(mean + deviation * z)
-            log_probs.append(log_prob(states[-1], mean, deviation))
+            states.append(mean + step.deviation * z)
+            log_probs.append(log_prob(states[-1], mean, step.deviation))
             means.append(mean)
         return Path(torch.stack(states), torch.stack(log_probs), torch.stack(means))
 
@@ -98,18 +120,18 @@ class Chain:
         """(B, T, A): the chain without its noise, the same coefficients: how the policy acts when it explores nothing.
         A function of the start."""
         x = start
-        for t, m in self.levels():
-            x = self.gaussian(predict, x, t, m)[0]
+        for step in self.gaussians(start):
+            x = step.mean(predict, x)
         return x
 
     def evaluate(self, predict: Predict, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of a stored chain under the network of now: log-probability (K, B), means (K, B, T, A), deviations (K,)."""
         log_probs, means, deviations = [], [], []
-        for k, (t, m) in enumerate(self.levels()):
-            mean, deviation = self.gaussian(predict, states[k], t, m)
-            log_probs.append(log_prob(states[k + 1], mean, deviation))
+        for k, step in enumerate(self.gaussians(states)):
+            mean = step.mean(predict, states[k])
+            log_probs.append(log_prob(states[k + 1], mean, step.deviation))
             means.append(mean)
-            deviations.append(deviation.reshape(()))
+            deviations.append(step.deviation.reshape(()))
         return torch.stack(log_probs), torch.stack(means), torch.stack(deviations)
 
 

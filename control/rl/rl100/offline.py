@@ -115,7 +115,8 @@ class OfflineImprovement:
             return lambda condition, start, noise: policy.executed(policy.explore(condition, start, noise).action)
 
         found = [estimate(acts(one), self.step, self.value, begin, draws) for one in (self.behaviour, self.policy)]
-        decision = self.gate(*found, kl=self._divergence(begin, draws), disagreement=self._disagreement(begin, draws))
+        vetoes = {"kl": self._divergence(begin, draws), "disagreement": self._disagreement(begin, draws)}
+        decision = self.gate(*found, **vetoes)
         if decision.accepted:
             self.behaviour.load_state_dict(self.policy.state_dict())
             self.kept = self._snapshot()
@@ -124,15 +125,17 @@ class OfflineImprovement:
         return decision
 
     @torch.no_grad()
-    def _divergence(self, given: Tensor, draws: Draws) -> float:
-        """Mean KL per denoising step from the round's start to the candidate."""
+    def _divergence(self, given: Tensor, draws: Draws) -> float | None:
+        """Mean KL per denoising step from the round's start to the candidate; None where the gate does not ask."""
+        if self.gate.most_kl is None:
+            return None
         path = self.first.explore(given, draws.starts[0], draws.chains[0])
         _, mean, deviation = self.policy.chain.evaluate(self.policy.predict(given), path.states)
         return float(divergence(path.mean, mean, deviation).mean())
 
     @torch.no_grad()
     def _disagreement(self, given: Tensor, draws: Draws) -> float | None:
-        if self.disagreement is None:
+        if self.disagreement is None or self.gate.most_disagreement is None:
             return None
         action = self.policy.explore(given, draws.starts[0], draws.chains[0]).action
         return float(self.disagreement(given, self.policy.executed(action)).mean())

@@ -24,9 +24,9 @@ LANES = 5  # side by side in a worker
 
 @dataclass(frozen=True)
 class OnlineSettings:
-    """iterations of `lanes` environments times `decisions`; epochs over minibatches; learning rates fall linearly to 0;
-    an iteration's epochs stop where the mean KL per denoising step exceeds stop_kl. gamma is per step of the
-    environment. head_rate: of the one-step head, None to leave it."""
+    """iterations of `lanes` environments times `decisions`; epochs over minibatches; learning rates of policy and value
+    fall linearly to 0; the policy's steps of an iteration end where the mean KL per denoising step exceeds stop_kl.
+    gamma is per step of the environment. head_rate: of the one-step head, constant; None to leave it."""
 
     iterations: int = 20
     lanes: int = 10
@@ -135,7 +135,7 @@ class OnlineImprovement:
                     loss, ppo = surrogate(new, log_prob[:, rows], advantage[rows], s.clip)
                     kl = float(divergence(old_mean[:, rows], mean.detach(), deviation).mean())
                     first = first or asdict(ppo)
-                    stopped = kl > s.stop_kl
+                    stopped = not kl <= s.stop_kl  # nor where it is not finite
                     if not stopped:
                         self._step(self.adam, loss, self.actor)
                     shown |= {"clip_fraction": ppo.clip_fraction, "kl": kl}
@@ -186,8 +186,9 @@ class OnlineImprovement:
     def _step(self, adam, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         adam.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, self.settings.most_gradient)
-        adam.step()
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.most_gradient)
+        if torch.isfinite(norm):  # one bad minibatch shall not end a policy
+            adam.step()
 
     def state_dict(self) -> dict:
         """All that `run` goes on from; tensors, numbers and strings alone."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
+from tqdm import tqdm
 
 from common.errors import CheckpointError, ConfigError
 from control.demonstrations.store import Episode
@@ -152,17 +153,21 @@ class Pipeline:
         return imitate(self.policy, self._decisions(chosen, 1), settings, generator, progress)
 
     def _critics(self, generator, progress, keep) -> dict:
-        """Critics and the model, both from scratch on all episodes."""
+        """Critics and the model, both from scratch on all episodes; behind the last round no gate asks the model."""
         data, s = self._decisions(self.episodes), self.settings
         before, after = (conditions_of(self.policy, seen) for seen in (data.observation, data.following))
         action = self.policy.actions(data.action).clamp(-1, 1)
         numbers = self.policy.shape[0] * self.policy.shape[1]
         self.critics = Critics(self.policy.width, numbers, **s.critics)
         found = learn_critics(self.critics, (before, after, action), data, s.critic, generator, progress)
+        found["decisions"] = len(data)
+        if self.next == "critics/last":
+            self.ensemble = None
+            return found
         self.ensemble = Ensemble(self.policy.width, numbers, **s.dynamics)
         alive = data.discount > 0  # where an episode terminated there is nothing to be led to
         fit = self.ensemble.fit(before[alive], action[alive], after[alive], s.dynamics_iterations, generator=generator)
-        return {**found, "model_error": float(fit.held_out[fit.elites].mean()), "decisions": len(data)}
+        return {**found, "model_error": float(fit.held_out[fit.elites].mean())}
 
     def _improve(self, generator, progress, keep) -> dict:
         s = self.settings
@@ -198,10 +203,14 @@ class Pipeline:
     def _online(self, generator, progress, keep) -> dict:
         run = self.begin_online()
         offline = self.env_steps - run.steps
-        while run.done < self.settings.online.iterations:
-            run.iterate(self.pool)
-            self.env_steps = offline + run.steps
-            keep()
+        total = self.settings.online.iterations
+        with tqdm(total=total, initial=run.done, desc="online", unit="iteration", disable=not progress) as bar:
+            while run.done < total:
+                row = run.iterate(self.pool)
+                self.env_steps = offline + run.steps
+                keep()
+                bar.update()
+                bar.set_postfix(success=f"{row['success']:.2f}", kl=f"{row.get('kl', 0.0):.3f}")
         return {"online_log": run.logs, "online_success": run.logs[-1]["success"]}
 
     def begin_online(self) -> OnlineImprovement:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from common.errors import CheckpointError, ConfigError
 from common.statistics import wilson
 from control.demonstrations.collect import EVALUATION_SEEDS
 from control.policies.model import build
-from control.rl.rl100.collect import WAYS, TaskSpec, play_spread
+from control.rl.rl100.collect import WAYS, TaskSpec, one_thread, play_spread
 from control.rl.rl100.gate import Gate
 from control.rl.rl100.offline import OfflineSettings
 from control.rl.rl100.online import OnlineSettings
@@ -35,6 +36,7 @@ from control.workers import local_pool, ray_pool
 PARTS = {"imitation": ImitationSettings, "critic": CriticSettings, "gate": Gate, "offline": OfflineSettings,
          "online": OnlineSettings}  # fmt: skip
 EVALUATED = ("imitation", "improve", "retrain", "online")
+CLOCK = "seconds.json"  # of a work directory: stage -> seconds spent on what was kept of it
 
 
 def typed(kind: type, name: str, given: dict):
@@ -111,8 +113,9 @@ class RL100Runner:
         return ray_pool(ray, self.cfg.get("workers")) if ray else local_pool(self.cfg.get("workers"))
 
     def train(self) -> Pipeline:
-        """All stages that are left; after each a checkpoint, and an evaluation where the config wants one."""
-        with self._pool() as pool:
+        """All stages that are left; after each a checkpoint, and an evaluation where the config wants one. On one
+        thread, as its workers: sums of several may differ in their last bits, and a resumed run with them."""
+        with one_thread(), self._pool() as pool:
             pipeline = Pipeline(self.policy, self.spec, self.settings, pool, self.seed)
             if self.cfg.get("resume") or self.cfg.get("load_from"):
                 self._load(pipeline)
@@ -120,17 +123,44 @@ class RL100Runner:
             self._folder.mkdir(parents=True, exist_ok=True)
             name = Path(self.cfg.filename).name if self.cfg.filename else "config.py"
             self.cfg.dump(str(self.work_dir / name))
-            after = set(dict(self.cfg.get("evaluation") or {}).get("after", EVALUATED))
+            clock = self._clock(pipeline)
+            for stage in set(self.settings.stages()) - set(pipeline.done):  # of another run of this folder
+                self._evaluation_of(stage).unlink(missing_ok=True)
+            self._evaluate_stage(pipeline, pool)  # the one behind which a run was killed
             while (stage := pipeline.next) is not None:
                 self.logger.info(f"stage {stage}")
-                begun = time.perf_counter()
-                row = pipeline.advance(progress=True, keep=lambda: self.save(pipeline))
-                row["seconds"] = round(time.perf_counter() - begun, 2)
-                self._log({"iter": len(pipeline.done), **row}, len(pipeline.done))
-                self.save(pipeline)
-                if stage.split("/")[0] in after:
-                    self._log(self.evaluate(pipeline, pool), len(pipeline.done))
+                begun, before = time.perf_counter(), clock.get(stage, 0.0)
+
+                def keep(stage=stage, begun=begun, before=before) -> None:
+                    clock[stage] = round(before + time.perf_counter() - begun, 2)
+                    _write(self.work_dir / CLOCK, clock)
+                    self.save(pipeline)
+
+                row = pipeline.advance(progress=True, keep=keep)
+                clock[stage] = round(before + time.perf_counter() - begun, 2)
+                self._log({"iter": len(pipeline.done), **row, "seconds": clock[stage]}, len(pipeline.done))
+                keep()
+                self._evaluate_stage(pipeline, pool)
         return pipeline
+
+    def _clock(self, pipeline: Pipeline) -> dict[str, float]:
+        """Seconds of the stages so far; those of a run that begins anew are none."""
+        path = self.work_dir / CLOCK
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        begun = {*pipeline.done, *([pipeline.next] if pipeline.online is not None else [])}
+        return {stage: spent for stage, spent in known.items() if stage in begun}
+
+    def _evaluation_of(self, stage: str) -> Path:
+        return self.work_dir / "evaluation" / f"{stage.replace('/', '_')}.json"
+
+    def _evaluate_stage(self, pipeline: Pipeline, pool) -> None:
+        """Evaluate the stage that ended last, where the config wants it and no evaluation is there yet."""
+        after = set(dict(self.cfg.get("evaluation") or {}).get("after", EVALUATED))
+        stage = pipeline.done[-1] if pipeline.done else ""
+        if stage.split("/")[0] in after and not self._evaluation_of(stage).is_file():
+            found, kept = self.evaluate(pipeline, pool)
+            self._log(found, len(pipeline.done))
+            _write(self._evaluation_of(stage), kept)
 
     def stop_workers(self) -> None:
         """Nothing is left running: the pool ends with `train`."""
@@ -164,8 +194,9 @@ class RL100Runner:
                 raise CheckpointError(f"{path} does not fit the config: {str(error).splitlines()[0]}") from error
         raise CheckpointError(f"{self.work_dir}: no whole checkpoint to resume from")
 
-    def evaluate(self, pipeline: Pipeline, pool, progress: bool = False) -> dict[str, float]:
-        """Success on held-out layouts, the same starts and noise for every way of acting, with Wilson intervals."""
+    def evaluate(self, pipeline: Pipeline, pool) -> tuple[dict, dict]:
+        """Success on held-out layouts, with Wilson intervals, and every episode by way of acting. All ways have the
+        same starts and the same first noise; "mean" and "one_step" the same throughout."""
         given = dict(self.cfg.get("evaluation") or {})
         seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + int(given.get("episodes", 100))))
         ways, found, kept = tuple(given.get("ways", WAYS)), {}, {}
@@ -180,18 +211,15 @@ class RL100Runner:
                       f"{way}/steps": float(np.mean([len(one) for one in episodes]))}  # fmt: skip
             kept[way] = [{"seed": one.seed, "success": won, "steps": len(one)}
                          for one, won in zip(episodes, wins, strict=True)]  # fmt: skip
-        name = (pipeline.done[-1] if pipeline.done else "start").replace("/", "_")
-        folder = self.work_dir / "evaluation"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(kept) + "\n")
-        return {"after": pipeline.done[-1] if pipeline.done else "start", **found}
+        return {"after": pipeline.done[-1] if pipeline.done else "start", **found}, kept
 
     def test(self) -> dict[str, float]:
         """Success of a checkpoint (`load_from`) on held-out layouts."""
-        with self._pool() as pool:
+        with one_thread(), self._pool() as pool:
             pipeline = Pipeline(self.policy, self.spec, self.settings, pool, self.seed)
             self._load(pipeline)
-            found = self.evaluate(pipeline, pool, progress=True)
+            found, kept = self.evaluate(pipeline, pool)
+        _write(self._evaluation_of(found["after"]), kept)
         return {key: value for key, value in found.items() if isinstance(value, float)}
 
 
@@ -201,6 +229,14 @@ def read(path: str | Path) -> dict:
     if not isinstance(state, dict) or "rl100" not in state:
         raise CheckpointError(f"{path}: no checkpoint of an RL-100 pipeline")
     return state["rl100"]
+
+
+def _write(path: Path, value: dict) -> None:
+    """As JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(json.dumps(value) + "\n")
+    os.replace(part, path)
 
 
 def _plain(value):

@@ -163,8 +163,8 @@ def test_a_clipped_coordinate_has_the_documented_gradient(rederived):
 
     denoiser = Denoiser(Constant(), PROCESS, "eps", clip=1.0)
     chain = wide(10, released=not rederived)
-    t, m = chain.levels()[5]
-    mean, deviation = chain.gaussian(predictor(denoiser, rederived=rederived), torch.zeros(1, 1, 2), t, m)
+    (t, m), step = chain.levels()[5], chain.gaussians(torch.zeros(1))[5]
+    mean, deviation = step.mean(predictor(denoiser, rederived=rederived), torch.zeros(1, 1, 2)), step.deviation
     clipped, free = torch.autograd.grad(mean.sum(), denoiser.net.eps)[0].flatten().tolist()
     direction = float((PROCESS.sigma(m) ** 2 - deviation**2).sqrt())
     assert clipped == pytest.approx(0.0 if rederived else direction, abs=1e-5)

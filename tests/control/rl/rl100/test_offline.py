@@ -95,6 +95,19 @@ def test_a_worse_candidate_is_refused_and_everything_is_as_before(cloned, what):
     assert run.adam.state_dict()["state"].keys() == before[1]["state"].keys()
 
 
+def test_behind_an_acceptance_a_refusal_goes_back_to_its_weights_and_its_moments(cloned):
+    run = improvement(cloned)
+    run.run(20)
+    assert run.logs[-1]["accepted"]
+    kept = copy.deepcopy((run.policy.state_dict(), run.adam.state_dict()))
+    run.advantage = lambda condition, action: -advantage(condition, action)
+    run.run(40)
+    assert not run.logs[-1]["accepted"] and run.logs[-2]["update"] == 39
+    assert same(run.policy.state_dict(), kept[0]) and same(run.behaviour.state_dict(), kept[0])
+    for number, moments in kept[1]["state"].items():
+        assert same(run.adam.state_dict()["state"][number], moments) and moments["exp_avg"].abs().max() > 0
+
+
 def test_between_gates_the_behaviour_does_not_change(cloned):
     run = improvement(cloned)
     before = copy.deepcopy(run.behaviour.state_dict())

@@ -99,6 +99,32 @@ def test_a_pipeline_killed_at_any_stage_ends_the_same(whole, tmp_path, killed_af
     assert same(read(tmp_path / last), read(folder / "whole" / last))
 
 
+@pytest.mark.parametrize(("stage", "checkpoint"), [("imitation", "iter_2.pth"), ("online", "iter_11.pth")])
+def test_what_a_kill_took_from_an_evaluation_is_made_up_for(whole, tmp_path, stage, checkpoint):
+    folder, kept = whole
+    (tmp_path / checkpoint).write_bytes(kept[checkpoint])
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "retrain_0.json").write_text("{}")  # of another run, before
+    (tmp_path / "seconds.json").write_text(json.dumps({"imitation": 5.0, "improve/0": 1e6, "online": 9.0}))
+    train(config(tmp_path), resume=True)
+    for name in {stage, "online"}:
+        ours, theirs = (one / "evaluation" / f"{name}.json" for one in (tmp_path, folder / "whole"))
+        assert json.loads(ours.read_text()) == json.loads(theirs.read_text())
+    assert [row["after"] for row in read_metrics(tmp_path, "val")][-1] == "online"
+    if stage == "imitation":  # the clock of stages that are done stays, that of others begins anew
+        clock = json.loads((tmp_path / "seconds.json").read_text())
+        assert clock["imitation"] == 5.0 and clock["improve/0"] < 1e6 and clock.keys() == set(STAGES[1:])
+        assert (tmp_path / "evaluation" / "retrain_0.json").read_text() != "{}"
+
+
+def test_seconds_of_a_resumed_online_stage_are_those_of_all_its_starts(whole, tmp_path):
+    _, kept = whole
+    (tmp_path / "iter_9.pth").write_bytes(kept["iter_9.pth"])  # after its first iteration
+    (tmp_path / "seconds.json").write_text(json.dumps({"online": 1000.0}))
+    train(config(tmp_path), resume=True)
+    assert {row["stage"]: row["seconds"] for row in read_metrics(tmp_path)}["online"] > 1000
+
+
 def test_a_checkpoint_is_tested_in_every_way(whole, tmp_path):
     found = evaluate(config(whole[0] / "whole"), whole[0] / "whole" / "iter_11.pth", tmp_path)
     assert {"explore/success", "mean/success", "one_step/success_high"} <= set(found)
