@@ -29,6 +29,16 @@ def load_completion(config, checkpoint: str):
     return (model.as_model() if hasattr(model, "as_model") else model).eval()
 
 
+def first_sample(config) -> dict:
+    """The first held-out sample of a config; of towns, which are made on first use, no more than it."""
+    from mmengine.registry import DATASETS
+
+    dataset = dict(config.test_dataloader.dataset)
+    if "count" in dataset:
+        dataset["count"] = 1
+    return DATASETS.build(dataset)[0]
+
+
 def refinement(config: str, checkpoint: str, options: list[str]):
     """The `Refiner` of a refinement's config and checkpoint; of the options of a completion those that it shares."""
     from mmengine.registry import MODELS
@@ -77,8 +87,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Export, then complete a scene with both; 1 if they differ by more than the limits."""
     args = parser().parse_args(argv)
-    from mmengine.registry import DATASETS
-
     from common.engine.config import load_config, parse_options
 
     out = onnx_path(args.out)
@@ -87,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     if model.sampler != "local":
         raise ConfigError(f"model.sampler={model.sampler!r}: the runtime samples by 'local'; test and export that")
     refiner = refinement(*args.refinement, args.cfg_options) if args.refinement else None
-    sample = DATASETS.build({**config.test_dataloader.dataset, "count": 1})[0]
+    sample = first_sample(config)
     profile, scan = model.profile, sample["scan"].numpy()
     manifest = export_completion(
         model.encoder, model.predict, out, scan, radius=profile.radius, near=profile.near,

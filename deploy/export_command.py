@@ -11,6 +11,8 @@ EXPORTERS = {  # class of the model, or of a runner that has none -> module; els
     "PlannerStudent": "deploy.planner_export_command",
     "HabitModel": "deploy.habit_export_command",
     "CompletionModel": "deploy.completion_export_command",
+    "OnePassModel": "deploy.completion_export_command",
+    "CompletionTuning": "deploy.completion_export_command",
     "CompletionDistillation": "deploy.completion_export_command",
 }
 

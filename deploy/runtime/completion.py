@@ -39,12 +39,7 @@ class Host:
 
     def prepare(self, scan: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """(scan_points, 3): points in range, drawn evenly over space as far as there are enough."""
-        scan, m = np.asarray(scan, np.float32), self.manifest
-        if scan.ndim != 2 or scan.shape[1] not in (3, 4):
-            raise InputError(f"the scan is {scan.shape}, wanted (P, 3) or (P, 4): x, y, z in metres, reflectance")
-        points = scan[:, :3]
-        if not np.isfinite(points).all():
-            raise InputError(f"{int((~np.isfinite(points)).any(1).sum())} points of the scan are not finite")
+        points, m = self.checked(scan), self.manifest
         distance = np.linalg.norm(points, axis=1)
         points = points[(distance > m.near) & (distance < m.radius)]
         if not len(points):
@@ -52,6 +47,19 @@ class Host:
                 f"no point of the scan lies between {m.near} and {m.radius} m: is the sensor at the origin?"
             )
         return spread(points, m.scan_points, random)
+
+    @staticmethod
+    def checked(scan: np.ndarray) -> np.ndarray:
+        """(P, 3) float32 of a scan (P, 3) or (P, 4). Raises: InputError."""
+        scan = np.asarray(scan, np.float32)
+        if scan.ndim != 2 or scan.shape[1] not in (3, 4):
+            raise InputError(f"the scan is {scan.shape}, wanted (P, 3) or (P, 4): x, y, z in metres, reflectance")
+        points = scan[:, :3]
+        if not np.isfinite(points).all():
+            raise InputError(f"{int((~np.isfinite(points)).any(1).sum())} points of the scan are not finite")
+        if not len(points):
+            raise InputError("the scan has no point")
+        return points
 
     def keep(self, x: np.ndarray, scan: np.ndarray) -> np.ndarray:
         """(N,) bool: within the radius, and at heights that the scan makes likely."""
@@ -102,6 +110,8 @@ class SceneCompleter(Host):
         if refine and manifest.refinement is None:
             raise ManifestError(f"{path} was exported without a refinement: export it with --refinement")
         self.steps = manifest.steps if steps is None else steps
+        if not 1 <= self.steps < manifest.train_steps:
+            raise InputError(f"steps={self.steps}: choose 1 to {manifest.train_steps - 1}")
         self.guidance = manifest.guidance if guidance is None else guidance
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -127,7 +137,7 @@ class SceneCompleter(Host):
         """
         m, random = self.manifest, np.random.default_rng(seed)
         begin = time.perf_counter()
-        points = self.prepare(scan, random) if thin else np.asarray(scan, np.float32)
+        points = self.prepare(scan, random) if thin else self.checked(scan)
         anchor = np.tile(points, (m.copies, 1))
         noise = random.standard_normal(anchor.shape) if noise is None else np.asarray(noise)
         if noise.shape != anchor.shape:
@@ -144,7 +154,8 @@ class SceneCompleter(Host):
             x = clean + sigma[then] * ((x - clean) / sigma[now])
         sampled = time.perf_counter()
         kept = x[self.keep(x, points)]
-        if self._refiner is not None and len(kept):
+        kept = kept if len(kept) else x  # a filter that leaves nothing says nothing
+        if self._refiner is not None:
             kept = self.refined(kept)
         seconds = {"preparation": prepared - begin, "sampling": sampled - prepared}
         if self._refiner is not None:

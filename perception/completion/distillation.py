@@ -21,6 +21,7 @@ from common.distill.rollout import backward_simulation
 from common.distill.states import as_level
 from common.distill.times import uniform
 from common.errors import ConfigError
+from common.nn.sparse.unet3d import BatchNorm
 from perception.completion.losses import nearest, noise_loss
 from perception.completion.metrics import CELL, jsd_bev, overlap
 from perception.completion.model import CompletionModel, complete, guided_denoiser, predictions
@@ -40,7 +41,7 @@ def worse(
     distance to the cloud alone, "jsd" divergence of the occupied columns and "iou" one minus the overlap of voxels of
     0.5 m, both within radius; "random" a coin (a negative control)."""
     if metric == "random":
-        return torch.rand(len(points), generator=random)
+        return torch.rand(len(points), generator=random).to(points.device)
     if metric in ("jsd", "iou"):
         pairs = [(p.detach().cpu().numpy(), t.cpu().numpy()) for p, t in zip(points, scene, strict=True)]
         if metric == "jsd":
@@ -123,6 +124,7 @@ class CompletionDistillation(BaseModel):
 
             load_weights(base, checkpoint)
         self.profile, self.encoder, self.teacher = base.profile, base.encoder, base.predict
+        self.regulariser = base.regulariser
         names = ROLES if assistants == 2 else ("assistant",)
         self.networks = nn.ModuleDict({name: copy.deepcopy(base.predict) for name in ("student", *names)})
         if assistants == 1:
@@ -156,10 +158,13 @@ class CompletionDistillation(BaseModel):
         return self.networks["assistant"], replace(seen, features=told)
 
     def train(self, mode: bool = True):
-        """Encoder and teacher evaluate, whatever the mode."""
+        """Encoder and teacher evaluate, whatever the mode; a batch norm of the others keeps the teacher's numbers."""
         super().train(mode)
         self.encoder.eval()
         self.teacher.eval()
+        for module in self.networks.modules():
+            if isinstance(module, BatchNorm):
+                module.eval()
         return self
 
     def train_step(self, data: dict, optim_wrapper) -> dict[str, Tensor]:
@@ -218,8 +223,11 @@ class CompletionDistillation(BaseModel):
         """What the frozen encoder says of scans."""
         return self.encoder(scan)
 
-    def assistant_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
-        """Noise prediction of the student's winners and losers, each by its assistant."""
+    def assistant_losses(
+        self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, dense: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Noise prediction of the student's winners and losers, each by its assistant, with the teacher's regulariser:
+        a score of another loss would differ by more than the data."""
         with torch.no_grad():
             winner, loser, _ = self.judged(scan, scene)
         seen, losses = self.seen(scan), {}
@@ -227,10 +235,12 @@ class CompletionDistillation(BaseModel):
             t, eps = self.levels(clean), torch.randn_like(clean)
             noised = lidiff_local().noise(clean, t, eps)
             predict, told = self.assistant(name, seen)
-            losses[f"loss_{name}"] = noise_loss(predict(noised, t, told), eps)
+            losses[f"loss_{name}"] = noise_loss(predict(noised, t, told), eps, self.regulariser)
         return losses
 
-    def student_losses(self, scan: Tensor, scene: Tensor, seed: Tensor | None = None) -> dict[str, Tensor]:
+    def student_losses(
+        self, scan: Tensor, scene: Tensor, seed: Tensor | None = None, dense: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The preset's loss of a fresh pair, level and noise shared."""
         winner, loser, won = self.judged(scan, scene)
         seen, empty = self.seen(scan), self.encoder.empty(len(scan)) if self.guidance != 1 else None

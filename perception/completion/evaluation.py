@@ -44,8 +44,8 @@ def evaluate(complete: Callable[[Tensor, Tensor], Tensor], scenes: Iterable[dict
 
 @METRICS.register_module()
 class SceneMetric(BaseMetric):
-    """`CompletionMetric` over all scenes. radius of the scenes in metres; transport: also the earth mover's distances;
-    out_dir: keep every scene's numbers as JSON there."""
+    """`CompletionMetric` over all scenes, each as it comes: no clouds are kept. radius of the scenes in metres;
+    transport: also the earth mover's distances; out_dir: keep every scene's numbers as JSON there."""
 
     default_prefix = "completion"
 
@@ -57,11 +57,13 @@ class SceneMetric(BaseMetric):
     def process(self, data_batch, data_samples) -> None:
         for one in data_samples:
             points, truth, scan = (one[name].cpu().numpy() for name in ("prediction", "truth", "scan"))
-            self.results.append((one["seed"], filtered(points, scan, self.radius), truth))
+            metric = CompletionMetric(self.radius, self.transport)
+            metric.add(filtered(points, scan, self.radius).astype(np.float64), truth)
+            self.results.append((int(one["seed"]), metric))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        metric = CompletionMetric(self.radius, self.transport)
-        rows = {int(seed): metric.add(points.astype(np.float64), truth) for seed, points, truth in results}
+        metric = CompletionMetric.of([one for _, one in results])
+        rows = dict(zip((seed for seed, _ in results), metric.rows, strict=True))
         if self.out_dir:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             (self.out_dir / "scenes.json").write_text(json.dumps(rows) + "\n")

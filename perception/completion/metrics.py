@@ -87,6 +87,16 @@ class CompletionMetric:
     _overlaps: list[np.ndarray] = field(default_factory=list)
     _curves: list[np.ndarray] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, parts: list["CompletionMetric"]) -> "CompletionMetric":
+        """All scenes of several, in their order."""
+        whole = cls(parts[0].radius, parts[0].transport)
+        for one in parts:
+            whole.rows += one.rows
+            whole._overlaps += one._overlaps
+            whole._curves += one._curves
+        return whole
+
     def add(self, prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         """Metrics of one scene, kept and returned. Raises ValueError for an empty or non-finite cloud."""
         for name, one in (("prediction", prediction), ("truth", truth)):
@@ -109,9 +119,10 @@ class CompletionMetric:
         return self.rows[-1]
 
     def compute(self) -> dict[str, float]:
-        """Means over the scenes; IoU of the voxels of all scenes together; precision, recall and F as the mean of their
-        curves over the thresholds."""
-        found = {key: float(np.mean([row[key] for row in self.rows])) for key in self.rows[0]}
+        """Means over the scenes, of emd_released over those that it is computed for (nan: none); IoU of the voxels of
+        all scenes together; precision, recall and F as the mean of their curves over the thresholds."""
+        known = {key: [row[key] for row in self.rows if not np.isnan(row[key])] for key in self.rows[0]}
+        found = {key: float(np.mean(values)) if values else float("nan") for key, values in known.items()}
         for voxel, (both, ours, theirs) in zip(IOU_VOXELS, np.sum(self._overlaps, 0), strict=True):
             found[f"iou_{voxel}"] = float(both / max(1, both + ours + theirs))
         width = THRESHOLDS[-1] - THRESHOLDS[0]

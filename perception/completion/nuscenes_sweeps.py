@@ -126,6 +126,8 @@ def travelled(sweeps: list[Sweep]) -> np.ndarray:
 
 def common_cells(clouds: list[np.ndarray], cell: float = CELL, least: int = LEAST) -> np.ndarray:
     """(M, 3): a point of every cell that at least so many of the clouds have met (all, where there are fewer)."""
+    if not any(map(len, clouds)):
+        raise DataError("none of the sweeps has a point that stands still within reach")
     origin = np.min([one.min(0) for one in clouds if len(one)], axis=0)
     cells, points = [], []
     for one in clouds:

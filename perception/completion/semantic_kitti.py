@@ -59,12 +59,18 @@ def read_poses(folder: Path) -> np.ndarray:
     rows = [line.split() for line in (folder / "calib.txt").read_text().splitlines() if line.startswith("Tr:")]
     if len(rows) != 1 or len(rows[0]) != 13:
         raise DataError(f"{folder / 'calib.txt'}: wanted one line 'Tr:' of 12 numbers")
-    velodyne2camera = _square(np.array(rows[0][1:], float)[None])[0]
+    try:
+        velodyne2camera = _square(np.array(rows[0][1:], float)[None])[0]
+    except ValueError as error:
+        raise DataError(f"{folder / 'calib.txt'}: wanted one line 'Tr:' of 12 numbers ({error})") from error
     try:
         numbers = [line.split() for line in (folder / "poses.txt").read_text().splitlines() if line.strip()]
         cameras = _square(np.array(numbers, float).reshape(-1, 12))
     except ValueError as error:
         raise DataError(f"{folder / 'poses.txt'}: wanted 12 numbers a line ({error})") from error
+    for name, found in (("calib.txt", velodyne2camera), ("poses.txt", cameras)):
+        if not np.isfinite(found).all():
+            raise DataError(f"{folder / name} holds numbers that are not finite")
     return invert(velodyne2camera) @ cameras @ velodyne2camera
 
 
@@ -105,15 +111,20 @@ class Sequence:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Sequence":
-        """Raises: DataError when scans or poses are missing, or are not equally many."""
+        """A scan's name is the number of its pose's line, so that a part of a sequence may be given. Raises: DataError
+        when there is no scan, or one without a pose."""
         folder = Path(folder)
         scans = tuple(sorted((folder / "velodyne").glob("*.bin")))
         if not scans:
             raise DataError(f"{folder / 'velodyne'} holds no scan (*.bin)")
         poses = read_poses(folder)
-        if len(poses) < len(scans):
-            raise DataError(f"{folder / 'poses.txt'} has {len(poses)} poses for {len(scans)} scans")
-        return cls(folder, scans, poses[: len(scans)])
+        unnumbered = [one.name for one in scans if not one.stem.isdecimal()]
+        if unnumbered:
+            raise DataError(f"{folder / 'velodyne' / unnumbered[0]}: wanted scans named by their number, 000000.bin ..")
+        numbers = [int(one.stem) for one in scans]
+        if max(numbers) >= len(poses):
+            raise DataError(f"{folder / 'poses.txt'} has {len(poses)} poses, none for {scans[-1].name}")
+        return cls(folder, scans, poses[numbers])
 
     def labelled(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Points (P, 3) of a scan, and which of them stand still (P,)."""
@@ -125,8 +136,8 @@ class Sequence:
         return points[:, :3], static(read_labels(label, len(points)))
 
     def map(self, progress: bool = True) -> np.ndarray:
-        """(M, 3) float32 in the first scan's frame, built once and kept as map_clean.npz; built anew where scans, poses
-        or this module's rules have changed."""
+        """(M, 3) float32 in the first scan's frame, built once and kept as map_clean.npz; built anew where scans,
+        labels, poses or this module's rules have changed. Raises: DataError where it cannot be kept."""
         path, digest = self.folder / "map_clean.npz", self._fingerprint()
         if path.is_file():
             try:
@@ -135,19 +146,23 @@ class Sequence:
                         return stored["points"]
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 raise DataError(f"{path} is damaged ({error}): remove it, and it is built again") from error
+        if not os.access(self.folder, os.W_OK):
+            raise DataError(f"{self.folder}: its map is kept there, but the folder cannot be written to")
         built = Map()
         for index in tqdm(range(len(self.scans)), desc=f"map {self.folder.name}", disable=not progress, unit="scan"):
             points, still = self.labelled(index)
             far = np.linalg.norm(points, axis=1) > OWN_CAR
             built.add(transform(self.poses[index], points[still & far].astype(np.float64)))
         points = built.points.astype(np.float32)
-        beside = path.with_suffix(".partial.npz")
+        beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")  # several processes may build it at once
         np.savez(beside, points=points, fingerprint=digest)
         os.replace(beside, path)
         return points
 
     def _fingerprint(self) -> str:
         state = [(one.name, one.stat().st_size) for one in self.scans]
+        labels = [self.folder / "labels" / f"{one.stem}.label" for one in self.scans]
+        state += [(one.name, one.stat().st_mtime_ns) for one in labels if one.is_file()]
         rules = (FIRST_MOVING, OWN_CAR, CELL)
         return hashlib.sha256(repr((state, rules)).encode() + self.poses.tobytes()).hexdigest()
 

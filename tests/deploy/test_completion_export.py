@@ -137,6 +137,21 @@ def test_bad_scans_are_refused_by_name(exported):
         completer(np.full((5, 3), 100.0))
     with pytest.raises(InputError, match=r"noise is \(5, 3\), wanted \(900, 3\)"):
         completer(drawn_scan(200), noise=np.zeros((5, 3)))
+    with pytest.raises(InputError, match=r"the scan is \(5, 2\), wanted"):
+        completer(np.zeros((5, 2)), thin=False)
+    with pytest.raises(InputError, match="the scan has no point"):
+        completer(np.zeros((0, 4)), thin=False)
+    with pytest.raises(InputError, match=r"steps=0: choose 1 to 999"):
+        SceneCompleter(exported[2], steps=0)
+
+
+def test_reflectance_is_left_aside_and_a_filter_that_leaves_nothing_is_not_obeyed(exported, monkeypatch):
+    completer, scan = SceneCompleter(exported[2]), drawn_scan(150)
+    prepared, noise = completer.prepare(scan, np.random.default_rng(0)), np.zeros((900, 3), np.float32)
+    plain = completer(prepared, noise=noise, thin=False)
+    assert np.array_equal(completer(np.c_[prepared, np.ones(len(prepared))], noise=noise, thin=False).raw, plain.raw)
+    monkeypatch.setattr(completer, "keep", lambda x, scan: np.zeros(len(x), bool))
+    assert np.array_equal(completer(prepared, noise=noise, thin=False).points, plain.raw)
 
 
 def test_files_that_do_not_belong_together_are_refused(exported, tmp_path):

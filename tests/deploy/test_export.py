@@ -121,6 +121,9 @@ def test_the_model_is_found_wherever_the_options_stand():
         assert exporter_of(arguments) == "deploy.policy_export_command"
     assert exporter_of(["--opset", "18", "configs/perception/vcd/apprentice_sim.py", "w.pth"]) == "deploy.export"
     assert exporter_of(["--help"]) == "deploy.export"
+    for name in ("teacher_town", "student_town", "one_pass_town", "teacher_tuned_town", "lidiff_published"):
+        config = f"configs/perception/completion/{name}.py"
+        assert exporter_of([config]) == "deploy.completion_export_command", name
 
 
 def test_an_older_opset_is_refused(detector, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from common.errors import ConfigError
+from perception.completion import distillation
 from perception.completion.distillation import CompletionDistillation, better_regions, worse
 from perception.completion.model import CompletionModel
 
@@ -201,15 +202,42 @@ def test_identical_pairs_and_unknown_choices_are_refused():
             made(**{name: "x"})
 
 
-def test_several_steps_are_trained_at_each_of_them_with_one_graph():
+def test_several_steps_are_trained_at_each_of_them_with_one_graph(monkeypatch):
     model = made(steps=3).train()
     data = batch()
     drawn = []
-    for _ in range(12):
+    simulate = distillation.backward_simulation
+
+    def told(denoise, process, x, levels, last):
+        drawn.append(last)
+        return simulate(denoise, process, x, levels, last)
+
+    monkeypatch.setattr(distillation, "backward_simulation", told)
+    for _ in range(16):
         first, _ = model.pair(data["scan"])
         assert first.requires_grad
-        drawn.append(first.detach())
-    assert len({one.sum().item() for one in drawn}) == 12
+    assert set(drawn) == {0, 1, 2}
+
+
+def test_assistants_learn_with_the_teachers_regulariser_and_samples_may_have_dense_scenes():
+    data = {**batch(), "dense": torch.zeros(2, 5, 3)}
+    found = []
+    for regulariser in (0.0, 5.0):
+        model = CompletionDistillation(dict(profile=TINY, regulariser=regulariser))
+        model.load_state_dict(made().state_dict())
+        torch.manual_seed(1)
+        found.append(model.train().assistant_losses(**data)["loss_winner"].item())
+    assert found[1] > found[0] + 0.1
+    assert model.student_losses(**data)["loss_student"].isfinite()
+
+
+def test_a_batch_norm_keeps_the_teachers_statistics():
+    model = CompletionDistillation(dict(profile=TINY, norm="batch"), critic_updates=1).train()
+    steps = optimisers(model)
+    before = {key: value.clone() for key, value in model.named_buffers() if "running" in key}
+    for _ in range(4):
+        model.train_step(batch(), steps)
+    assert before and all(torch.equal(dict(model.named_buffers())[key], value) for key, value in before.items())
 
 
 def test_the_student_completes_as_a_model_of_its_own_weights():

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 from torch import nn
 
 from common.engine.checkpoint import load_weights, save_atomic
+from common.engine.config import load_config
 from common.errors import CheckpointError
 from common.nn.sparse.conv import conv3, down2
 from common.nn.sparse.tables import stacked_tables
@@ -58,6 +60,13 @@ def test_a_refinement_too():
     found = released.convert(as_released(model, released.REFINEMENT), released.REFINEMENT)
     assert found.keys() == model.state_dict().keys()
     assert all(torch.equal(value, found[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["lidiff_published", "lidiff_refinement_published"])
+def test_the_published_configs_have_the_published_weights(name):
+    model = MODELS.build(load_config(f"configs/perception/completion/{name}.py").model)
+    parts = released.REFINEMENT if "refinement" in name else released.PARTS
+    assert released.convert(as_released(model, parts), parts).keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("offset", [(1, 0, 0), (0, -1, 0), (1, -1, 1)])

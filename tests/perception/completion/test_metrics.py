@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from perception.completion import transport
 from perception.completion.metrics import (
     CompletionMetric,
     divergence,
@@ -83,6 +84,22 @@ def test_iou_counts_the_voxels_of_all_scenes_together():
     assert metric.compute()["iou_0.5"] == pytest.approx(1 / 3)
     metric.add(many, many)
     assert metric.compute()["iou_0.5"] == pytest.approx(8 / 10)  # the mean of both scenes would be 2 / 3
+
+
+def test_scenes_of_several_metrics_are_those_of_one_and_what_was_not_computed_is_left_out():
+    clouds = [(lattice(), lattice() + shift) for shift in (0.1, 0.7)]
+    whole, parts = CompletionMetric(transport=False), [CompletionMetric(transport=False) for _ in clouds]
+    for pair, part in zip(clouds, parts, strict=True):
+        whole.add(*pair)
+        part.add(*pair)
+    assert CompletionMetric.of(parts).compute() == whole.compute()
+    whole.rows[0]["emd_released"], whole.rows[1]["emd_released"] = float("nan"), 3.0
+    assert whole.compute()["emd_released"] == 3.0
+
+
+def test_the_released_transport_skips_large_clouds(monkeypatch):
+    monkeypatch.setattr(transport, "MOST_RELEASED", 5)
+    assert np.isnan(emd_released(street(8.0, 500), street(8.0, 500, seed=1)))
 
 
 def test_precision_recall_and_f_are_shares_of_points_within_each_threshold():

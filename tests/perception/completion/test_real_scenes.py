@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from nuscenes import NuScenes
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 from scipy.spatial import cKDTree
 
 from common.errors import ConfigError, DataError
+from deploy.completion_export_command import first_sample
 from perception.completion import nuscenes_sweeps as sweeps
 from perception.completion.profiles import Profile
 from perception.completion.real_scenes import KittiScenes, SweepScenes
@@ -135,6 +137,9 @@ def test_kitti_sequences_give_every_scan_with_the_map_around_it(tmp_path):
     assert len(made) == len(made.sequences[0].scans)
     assert made[0]["scan"].shape == (40, 3) and made[0]["scene"].shape == (120, 3)
     assert len(KittiScenes(str(tmp_path), FAR, sequences=("00",), every=2)) == -(-len(made) // 2)
+    config = Config({"test_dataloader": {"dataset": {"type": KittiScenes, "root": str(tmp_path), "profile": FAR,
+                                                     "sequences": ("00",)}}})  # fmt: skip
+    assert first_sample(config)["scan"].shape == (40, 3)  # of scenes that cannot be counted out in advance
     with pytest.raises(DataError, match="holds no scan"):
         KittiScenes(str(tmp_path), FAR, sequences=("99",))
 

@@ -1,5 +1,7 @@
 """SemanticKITTI's format, written by hand: poses, maps, and what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -75,9 +77,20 @@ def test_a_map_is_kept_and_built_anew_when_the_poses_change(tmp_path):
     np.testing.assert_allclose(
         np.sort(Sequence.load(folder).map(progress=False)[:, 0]), np.sort(first[:, 0]) + 1, atol=0.15
     )
+    before, label = Sequence.load(folder).map(progress=False), folder / "labels" / "000000.label"
+    np.full(400, 252, np.uint32).tofile(label)  # corrected: all of it moves
+    os.utime(label, ns=(0, 1))
+    assert len(Sequence.load(folder).map(progress=False)) == 0 < len(before)
     (folder / "map_clean.npz").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(DataError, match=r"map_clean\.npz is damaged"):
         Sequence.load(folder).map(progress=False)
+
+
+def test_a_scan_that_is_missing_leaves_the_others_their_poses(tmp_path):
+    poses = [yaw_pose(float(i), 0, 0, 0) for i in range(3)]
+    folder = write(tmp_path / "a", [cloud(seed=i) for i in range(3)], [[40] * 400] * 3, poses)
+    (folder / "velodyne" / "000001.bin").unlink()
+    np.testing.assert_allclose(Sequence.load(folder).poses[:, 0, 3], [0, 2], atol=1e-6)
 
 
 def test_a_sample_is_the_still_scan_and_the_map_around_it_in_the_scans_frame(tmp_path):
@@ -107,7 +120,10 @@ def test_grids_keep_the_first_point_of_a_cell_over_several_additions():
         (lambda f: (f / "poses.txt").unlink(), r"poses\.txt is missing"),
         (lambda f: (f / "calib.txt").write_text("P0: 1\n"), r"calib\.txt: wanted one line 'Tr:'"),
         (lambda f: (f / "poses.txt").write_text("1 2 3\n"), r"poses\.txt: wanted 12 numbers"),
-        (lambda f: (f / "poses.txt").write_text(""), "has 0 poses for 1 scans"),
+        (lambda f: (f / "poses.txt").write_text(""), r"has 0 poses, none for 000000\.bin"),
+        (lambda f: (f / "poses.txt").write_text("nan " * 12 + "\n"), r"poses\.txt holds numbers that are not finite"),
+        (lambda f: (f / "calib.txt").write_text("Tr:" + " a" * 12 + "\n"), r"calib\.txt: wanted one line 'Tr:'"),
+        (lambda f: (f / "velodyne/000000.bin").rename(f / "velodyne/first.bin"), r"first\.bin: wanted scans named by"),
         (lambda f: (f / "velodyne/000000.bin").unlink(), "holds no scan"),
     ],
 )
