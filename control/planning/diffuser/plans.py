@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from control.planning.diffuser.model import TrajectoryDiffuserModel
-from control.planning.diffuser.refine import clean_start, entry_level, refine, shifted
+from control.planning.diffuser.refine import clean_start, entry_level, noise_level, refine, shifted
 
 STARTS = ("generator", "noise", "previous")
 CHOICES = ("best", "softmax")
@@ -26,7 +26,7 @@ class PlanSettings:
 
     start: what the optimiser begins from: "generator", a written plan; "noise" (Decision Diffuser); "previous", the
         last plan, shifted by what was executed (its warm start), where there is one, else noise.
-    level: k at which it enters; None: N for noise, else the level of the generator's error (`entry_level`).
+    level: k at which it enters; None: `noise_level` for noise, else the level of the generator's error (`entry_level`).
     steps: network evaluations, by default k, and 20 from noise. eta, temperature: as `refine`'s. forward_noise: noise
     the plan to level k first. guidance: weight of classifier-free guidance.
     candidates: plans per decision, of which `choose` takes the "best" by the plan's value, or draws by the "softmax" of
@@ -60,9 +60,13 @@ class PlanSettings:
         if level is None and self.start != "noise" and not model.generator_error > 0:
             raise ConfigError("plan.level=None follows the generator's error, which training measures: give a level")
         if level is None:
-            level = N if self.start == "noise" else entry_level(model.process, float(model.generator_error))
+            level = (
+                noise_level(model.process)
+                if self.start == "noise"
+                else entry_level(model.process, float(model.generator_error))
+            )
         if self.start == "noise" and self.steps is None:
-            self = replace(self, steps=min(FROM_NOISE, N))
+            self = replace(self, steps=min(FROM_NOISE, level))
         wrong = {
             "start": self.start not in STARTS,
             "choose": self.choose not in CHOICES,

@@ -26,6 +26,14 @@ def entry_level(process: Process, error: float) -> int:
     return int(min(process.steps, torch.searchsorted(sigma, torch.tensor(error, dtype=torch.float64)).item()))
 
 
+def noise_level(process: Process, least: float = 0.05) -> int:
+    """The level k at which a plan from noise begins: the highest whose signal alpha(k / N) is at least `least`, too
+    little for a plan to be seen in it. Above, the estimate of a network that predicts noise is divided by almost 0: at
+    the last level of `vp_cosine`, 0.0005, it is cut in every coordinate, and few steps never recover from it."""
+    alpha = process.alpha(torch.arange(1, process.steps + 1, dtype=torch.float64) / process.steps)
+    return max(1, int((alpha >= least).sum()))
+
+
 def refine(
     denoise: Denoise,
     process: Process,

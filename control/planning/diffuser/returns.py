@@ -3,6 +3,7 @@
 import numpy as np
 
 from common.errors import ConfigError
+from control.demonstrations.store import Episode
 
 
 def returns_to_go(rewards: np.ndarray, discount: float = 1.0, within: int | None = None) -> np.ndarray:
@@ -19,6 +20,38 @@ def returns_to_go(rewards: np.ndarray, discount: float = 1.0, within: int | None
     if within is not None and within < len(rewards):
         total[: len(rewards) - within] -= discount**within * total[within : len(rewards)]
     return total.astype(np.float32)
+
+
+def stream_returns(
+    episodes: list[Episode], discount: float = 1.0, within: int | None = None
+) -> tuple[list[np.ndarray], list[int]]:
+    """`returns_to_go` of every episode, and how many steps are known to follow its last one.
+
+    Stretches of one continuing run, each of which begins at the very state where the one before was cut, are one
+    stream: with `within`, a stretch's returns count the rewards of the next. Otherwise, and where an episode
+    terminated, nothing follows.
+    """
+    found, following = [], []
+    for stream in _streams(episodes) if within else [[one] for one in episodes]:
+        whole = returns_to_go(np.concatenate([one.rewards for one in stream]), discount, within)
+        begin, left = 0, sum(map(len, stream))
+        for one in stream:
+            found.append(whole[begin : begin + len(one) + 1])
+            begin, left = begin + len(one), left - len(one)
+            following.append(left)
+    return found, following
+
+
+def _streams(episodes: list[Episode]) -> list[list[Episode]]:
+    streams: list[list[Episode]] = []
+    for one in episodes:
+        before = streams[-1][-1] if streams else None
+        states = None if before is None else before.observations["state"]
+        if before is not None and not before.terminated and np.array_equal(states[-1], one.observations["state"][0]):
+            streams[-1].append(one)
+        else:
+            streams.append([one])
+    return streams
 
 
 def asked_next(asked: np.ndarray, reward: np.ndarray, discount: float = 1.0, floor: float = 0.0) -> np.ndarray:

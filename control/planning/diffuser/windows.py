@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from common.errors import ConfigError, DataError
 from control.demonstrations.load import check_task, read_episodes
 from control.demonstrations.store import Episode
-from control.planning.diffuser.returns import returns_to_go
+from control.planning.diffuser.returns import stream_returns
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +19,8 @@ class PlanWindows(Dataset):
     """Windows of `length` states, `stride` steps apart, that lie in one episode; an episode of T actions has T + 1
     states, so that the last window ends at its last state: max(0, T + 1 - (length - 1) stride) windows.
 
-    Args: episodes, with the observation `state`; length; stride; discount, within: of `returns_to_go`. With `within`
-        the windows that begin nearer to the cut of a time limit are left out: their return is not known.
+    Args: episodes, with the observation `state`; length; stride; discount, within: of `stream_returns`. With `within`
+        the windows that begin nearer to a cut behind which nothing is known are left out: nor is their return.
         whole_actions: give the actions of all states of a window (stride 1 alone), for planners of state and action.
     `dataset[i]` and `dataset.__getitems__(indices)` return {"states": (L, S), "returns": (L,), "origin": (S,) a state
     of the same episode, "goal": (S,) the state `gap` steps later, "gap": () 1 .. stride, "action": (A,) taken at
@@ -59,13 +59,14 @@ class PlanWindows(Dataset):
             one.check(f"{source}, episode {number}")
         self.length, self.stride, self.whole_actions = length, stride, whole_actions
         self.states = _joined([one.observations["state"] for one in kept])
-        self.returns = _joined([returns_to_go(one.rewards, discount, within) for one in kept])
+        returns, following = stream_returns(kept, discount, within)
+        self.returns = _joined(returns)
         self.actions = _joined([np.concatenate([one.actions, one.actions[-1:]]) for one in kept])
         counts = np.array([len(one) + 1 for one in kept])
         ends = np.cumsum(counts)
         starts, first, last = [], [], []
-        for one, begin, end in zip(kept, ends - counts, ends, strict=True):
-            cut = within if within and not one.terminated else 0
+        for one, begin, end, known in zip(kept, ends - counts, ends, following, strict=True):
+            cut = max(0, within - known) if within and not one.terminated else 0
             until = end - max(span + whole_actions, cut)
             starts.append(np.arange(begin, until))
             first.append(np.full(max(0, until - begin), begin))

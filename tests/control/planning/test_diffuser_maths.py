@@ -14,8 +14,8 @@ from common.nn.causal_transformer import CausalTransformer
 from control.demonstrations.store import Episode
 from control.planning.diffuser.generator import TrajectoryGenerator
 from control.planning.diffuser.networks import InverseDynamics, expectile
-from control.planning.diffuser.refine import clean_start, entry_level, refine, shifted
-from control.planning.diffuser.returns import asked_next, returns_to_go
+from control.planning.diffuser.refine import clean_start, entry_level, noise_level, refine, shifted
+from control.planning.diffuser.returns import asked_next, returns_to_go, stream_returns
 from control.planning.diffuser.windows import PlanWindows
 
 RELEASED = vp_linear(100, 1e-3, 2e-2)
@@ -253,6 +253,54 @@ def test_pairs_are_steps_of_one_episode():
                     seen.add(int(gap))
                     last.add((number, int(at[0])))
     assert seen == {1, 2, 3} and {(0, 0), (0, 19), (1, 0), (1, 32)} <= last
+
+
+def test_noise_begins_where_a_network_can_still_be_divided_by_its_signal():
+    cosine = vp_cosine(100)
+    k = noise_level(cosine)
+    assert float(cosine.alpha(torch.tensor(k / 100.0))) >= 0.05 > float(cosine.alpha(torch.tensor((k + 1) / 100.0)))
+    assert noise_level(vp_linear(100, 1e-3, 2e-2)) == 100
+
+
+def test_a_way_from_noise_keeps_the_datas_mean_and_spread_in_few_steps():
+    """With the exact answer for data N(2, 0.5^2): from the last level the first estimates are all cut away."""
+    process, mean, deviation = vp_cosine(100), 2.0, 0.5
+
+    def roughly(x, t):
+        """The exact noise but for 2 % of it, as a network has it; cut as in use."""
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        exact = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
+        eps = (x - alpha * exact) / sigma.clamp_min(1e-6)
+        return ((x - sigma * (eps + 0.02)) / alpha).clamp(-6, 6)
+
+    torch.manual_seed(0)
+    found = {}
+    for level in (noise_level(process), 100):
+        start = torch.zeros(2000, 2, 1)
+        start[:, 1:] = process.sigma(torch.tensor(level / 100.0)) * torch.randn(2000, 1, 1)
+        found[level] = refine(roughly, process, start, level, 5, eta=0.0)[:, 1].mean()
+    assert abs(found[noise_level(process)] - mean) < 0.25 < abs(found[100] - mean)
+
+
+def test_stretches_of_one_run_know_what_comes_behind_their_cut():
+    whole = episode(60, 4)
+    parts = [
+        Episode({"state": whole.observations["state"][i : i + 21]}, whole.actions[i : i + 20],
+                whole.rewards[i : i + 20], False, None, terminated=False)
+        for i in (0, 20, 40)
+    ]  # fmt: skip
+    returns, following = stream_returns(parts, 0.9, 8)
+    wanted = returns_to_go(whole.rewards, 0.9, 8)
+    assert following == [40, 20, 0]
+    for i, one in zip((0, 20, 40), returns, strict=True):
+        assert np.allclose(one, wanted[i : i + 21], atol=1e-6)
+    windows = PlanWindows(parts, 3, discount=0.9, within=8)
+    assert len(windows) == 19 + 19 + 13  # behind the last cut nothing is known
+    # others are no stretches: another beginning, or an end of the task's own
+    ended = Episode(parts[0].observations, parts[0].actions, parts[0].rewards, True, None, terminated=True)
+    assert stream_returns([parts[0], parts[2]], 0.9, 8)[1] == [0, 0]
+    assert stream_returns([ended, parts[1]], 0.9, 8)[1] == [0, 0]
+    assert stream_returns(parts, 0.9, None)[1] == [0, 0, 0]
 
 
 def test_windows_whose_return_is_cut_off_are_left_out():

@@ -121,6 +121,14 @@ def test_calls_per_decision():
         assert planner.calls == {"generator": decisions * (H - 1), "optimiser": decisions * 4}
 
 
+def test_a_guided_evaluation_counts_twice_and_a_share_of_the_largest_return_is_asked_for():
+    made = model()
+    planner = made.actor({**BASE, "guidance": 1.5, "target": None, "share": 0.5})
+    run(planner, [0], [seen(1)])
+    assert planner.calls == {"generator": H - 1, "optimiser": 8}
+    assert planner.asked.left[0] == pytest.approx(0.5 * float(made.return_high))
+
+
 def test_the_plan_begins_where_the_robot_is():
     planner = model().actor({**BASE, "candidates": 3, "jitter": 0.3})
     run(planner, [0], [seen(1)])
@@ -159,8 +167,8 @@ def test_warm_start_is_the_shifted_plan():
         planner.select_action(seen(1, step))
         if step == 0:
             before = planner.current[-1].copy()
-            assert planner.calls == {"generator": 0, "optimiser": 20}
-    assert planner.calls == {"generator": 0, "optimiser": 25}
+            assert planner.calls == {"generator": 0, "optimiser": 19}  # from the highest level with a signal
+    assert planner.calls == {"generator": 0, "optimiser": 24}
     # with no noise at all the plan that it began from is the old one, a state further
     quiet = made.process.noise(torch.zeros(1), torch.tensor(5 / 20), torch.zeros(1))
     assert float(quiet) == 0
@@ -322,6 +330,31 @@ def test_diffuser_plans_begin_now_and_follow_the_value():
         assert torch.equal(x[:, 0, A:], now)
         plans[scale] = float(worth.mean())
     assert plans[5.0] > plans[0.0]
+    # the gradient is that of the return itself: its unit is the environment's
+    made.return_scale.mul_(10)
+    with torch.no_grad():
+        tenth = made.plan(now, noise, made.actor({"plans": 16, "scale": 0.5}).settings)[0]
+        made.return_scale.div_(10)
+        whole = made.plan(now, noise, made.actor({"plans": 16, "scale": 5.0}).settings)[0]
+    torch.testing.assert_close(tenth, whole, atol=1e-4, rtol=1e-3)
+
+
+def test_diffusers_value_learns_finished_plans_too():
+    made, data = guided()
+    judged = []
+    made.value.register_forward_pre_hook(lambda _, given: judged.append(given[1].flatten()))
+    for _ in range(20):
+        made(**data.__getitems__(list(range(8))), mode="loss")
+    levels = torch.cat(judged) * 6
+    assert levels.min() == 0 and levels.max() == 6
+
+
+def test_the_estimate_knows_the_plans_level_alone():
+    made, _ = guided()
+    x, level = torch.randn(3, 8, A + S), torch.tensor([0.5, 0.5, 0.5])
+    none = made.denoiser.net.project(torch.zeros(3, 1))
+    torch.testing.assert_close(made.estimate(x, level[:1].view(1, 1, 1)), made.denoiser(x, made.levels(level), none),
+                               atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
 def test_diffuser_acts_by_its_best_plan():
