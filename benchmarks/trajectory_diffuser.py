@@ -255,11 +255,13 @@ def measure(key: str, seed: int, args) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report")
+    parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report, and to measure")
     parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
     parse.add_argument("--starts", type=int, default=20, help="of every way at most: 20 in mazes, 16 of runners")
-    parse.add_argument("--scale", type=float, default=1.0, help="share of data and iterations (for a try)")
-    parse.add_argument("--parallel", type=int, default=2, help="trainings and rollouts side by side")
+    parse.add_argument(
+        "--scale", type=float, default=1.0, help="share of data and iterations (for a try); not of agents"
+    )
+    parse.add_argument("--parallel", type=int, default=2, help="trainings and rollouts side by side; agents: one")
     parse.add_argument("--agents", type=Path, help="folder of Hopper's agents; default: trained in the work folder")
     parse.add_argument("--cfg-options", nargs="+", default=[], metavar="K=V", help="of every training (for a try)")
     parse.add_argument("--work-dir", type=Path, default=Path("work_dirs/trajectory_diffuser"))

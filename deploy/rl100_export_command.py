@@ -6,7 +6,7 @@ from common.errors import ConfigError
 from deploy.onnx_common import export_parser, onnx_path, provenance
 from deploy.rl100_export import WAYS, closed_loop_difference, export_policy
 
-TOLERANCE = 1e-4  # of half the action range
+TOLERANCE = 1e-4  # of half the widest action range, or of 1 where that is less
 
 
 def load_policy(config, checkpoint: str):
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export, then drive episodes with both; 1 if their actions differ by more than 1e-4 of half the action range."""
+    """Export, then drive episodes with both; 1 if their actions differ by more than `TOLERANCE`."""
     args = parser().parse_args(argv)
     from common.engine.config import load_config, parse_options
     from control.demonstrations.collect import EVALUATION_SEEDS
