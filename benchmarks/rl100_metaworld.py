@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _policies import rate
-from _records import keep, load, rounded
+from _records import keep, keep_records, load, parts_asked, rounded
 from _report import RESULTS, describe_device, table, training_cost, write_report
 
 from common.engine.config import load_config, parse_options
@@ -242,13 +242,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
-    if args.options and args.results == RESULTS:
-        parser().error("--cfg-options: a try would replace the records; give it its own --results")
+    keep_records(parser(), "--cfg-options" if args.options else "", args.results, RESULTS)
     cells = [(name, seed) for name in args.tasks for seed in TASKS[name].seeds]
-    named = {f"{name}/{seed}": (name, seed) for name, task in TASKS.items() for seed in task.seeds}
-    if unknown := [one for one in args.now or () if one not in named]:
-        parser().error(f"--now {unknown[0]}: choose of {', '.join(named)}")
-    asked = cells if args.now is None else [named[one] for one in args.now]
+    asked = parts_asked(parser(), args.now, cells, {name: task.seeds for name, task in TASKS.items()})
 
     def known(cell: tuple[str, int]) -> dict | None:
         return load(path_of(*cell, args), recipe(cell[0], args))

@@ -20,7 +20,7 @@ import torch
 from _planner_tables import ablations, claims, plot, result_table
 from _planners import CHECKED, PLANS, TIMED, VERSION, Cell, kept, of_data
 from _policies import in_parallel
-from _records import keep, load, rounded
+from _records import keep, keep_records, load, parts_asked, rounded
 from _report import RESULTS, describe_device, training_cost, write_report
 
 from common.engine.config import load_config, parse_options
@@ -272,13 +272,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
-    if (args.options or args.scale != 1) and args.results == RESULTS:
-        parser().error("--cfg-options, --scale: a try would replace the records; give it its own --results")
+    tried = [*(["--cfg-options"] if args.options else []), *(["--scale"] if args.scale != 1 else [])]
+    keep_records(parser(), ", ".join(tried), args.results, RESULTS)
     cells = [(key, seed) for key in args.tasks for seed in SEEDS]
-    named = {f"{key}/{seed}": (key, seed) for key in TASKS for seed in SEEDS}
-    if unknown := [one for one in args.now or () if one not in named]:
-        parser().error(f"--now {unknown[0]}: choose of {', '.join(named)}")
-    asked = cells if args.now is None else [named[one] for one in args.now]
+    asked = parts_asked(parser(), args.now, cells, dict.fromkeys(TASKS, SEEDS))
     torch.set_num_threads(1)  # as where the ways are measured
 
     def known(cell: tuple[str, int]) -> dict | None:
