@@ -219,6 +219,21 @@ def test_several_steps_are_trained_at_each_of_them_with_one_graph(monkeypatch):
     assert set(drawn) == {0, 1, 2}
 
 
+def test_winner_and_loser_are_compared_at_one_level_with_one_noise(monkeypatch):
+    model, seen = made().train(), {}
+    gradient = model.gradient
+
+    def told(x, y, t, role, *scan):
+        seen[role] = (x.points if hasattr(x, "points") else x) - y.detach(), t
+        return gradient(x, y, t, role, *scan)
+
+    monkeypatch.setattr(model, "gradient", told)
+    model.student_losses(**batch())
+    (winner, t), (loser, other) = seen["winner"], seen["loser"]
+    assert torch.equal(t, other) and winner.abs().max() > 0
+    torch.testing.assert_close(winner, loser, atol=1e-5, rtol=1e-5)
+
+
 def test_assistants_learn_with_the_teachers_regulariser_and_samples_may_have_dense_scenes():
     data = {**batch(), "dense": torch.zeros(2, 5, 3)}
     found = []
