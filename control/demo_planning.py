@@ -17,7 +17,7 @@ SHOWN = {
     "generator": "plans as written",
     "refined10": "improved from level 10",
     "chosen": "best of 8, improved from level 10",
-    "decision_diffuser": "from noise, 20 evaluations",
+    "decision_diffuser": "from noise, 20 steps",
     "cloning": "no plan: return-conditioned cloning",
     "one_step": "student: improved in 1 evaluation",
 }
