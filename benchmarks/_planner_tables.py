@@ -132,6 +132,13 @@ def claims(records: list[dict], task: str) -> str:
         row("the student is quicker than its teacher, at as good a score",
             f"{quicker:.2f} times; {mean:+.1f} [{low:+.1f}, {high:+.1f}]",
             quicker > 1 and as_good(mean, low, high))  # fmt: skip
+    levels = sorted((int(title.split(": ")[1]), title) for title in records[0]["ways"]
+                    if title.startswith("level: ") and title.endswith("noised to it"))  # fmt: skip
+    if levels:
+        curve = [(0, value(records, WRITTEN, "residual")), *((k, value(records, t, "residual")) for k, t in levels)]
+        k = min(curve, key=lambda one: one[1])[0]
+        row("noised to its level and improved, a plan's residual falls at first and rises again",
+            ", ".join(f"{level}: {found:.3f}" for level, found in curve), 0 < k < levels[-1][0])  # fmt: skip
     return table(["", "measured", "holds"], rows)
 
 

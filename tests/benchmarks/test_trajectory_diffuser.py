@@ -25,7 +25,8 @@ GOOD = {  # title: (mean return, residual, evaluations, ms)
     "Diffuser": (180, 0.3, 60, 400.0),
     "cloning": (50, None, None, 0.2),
     "level: 5: as written": (150, 0.1, 20, 15.0),
-    "level: 5: noised to it": (140, 0.2, 20, 15.0),
+    "level: 5: noised to it": (140, 0.1, 20, 15.0),
+    "level: 50: noised to it": (140, 0.2, 60, 15.0),
 }
 
 
@@ -47,7 +48,7 @@ def holds(**changes) -> dict[str, bool]:
 
 def test_every_claim_holds_where_the_runs_are_as_planned():
     found = holds()
-    assert len(found) == 6 and all(found.values())
+    assert len(found) == 7 and all(found.values())
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,8 @@ def test_every_claim_holds_where_the_runs_are_as_planned():
         ({"Diffuser": (220, 0.3, 60, 400.0)}, "best of 8: per step"),
         ({"Diffuser": (180, 0.3, 60, 100.0)}, "best of 8: per step"),
         ({"student, 1 evaluation": (200, 0.12, 16, 30.0)}, "the student"),
+        ({"level: 50: noised to it": (140, 0.05, 60, 15.0)}, "noised to its level"),
+        ({"level: 5: noised to it": (140, 0.3, 60, 15.0)}, "noised to its level"),
         ({"student, 1 evaluation": (190, 0.12, 16, 11.0)}, "the student"),
     ],
 )
