@@ -59,6 +59,5 @@ def test_estimates_rank_noisy_experts_as_their_success_does(played):
     draws = Draws.of(HORIZON, BATCH, (1, 4), 39, 1, 2, generator)
     in_model = [float(estimate(noisy(noise), model.step, critics.least, begin, draws).mean()) for noise in NOISES]
     told = f"success {success}, in the task {in_task}, in the model {in_model}"
-    print(told)
     assert success[0] > success[-1] + 0.2, told
     assert spearmanr(in_task, success)[0] >= 0.8 and spearmanr(in_model, success)[0] >= 0.6, told
