@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from common.engine.checkpoint import (
     NewestCheckpoints,
     checkpoints_of,
     load_checkpoint,
+    replace_file,
     save_atomic,
 )
 from common.errors import CheckpointError, ConfigError
@@ -137,9 +137,9 @@ class RL100Runner:
                     self.save(pipeline)
 
                 row = pipeline.advance(progress=True, keep=keep)
-                clock[stage] = round(before + time.perf_counter() - begun, 2)
-                self._log({"iter": len(pipeline.done), **row, "seconds": clock[stage]}, len(pipeline.done))
-                keep()
+                spent = round(before + time.perf_counter() - begun, 2)
+                self._log({"iter": len(pipeline.done), **row, "seconds": spent}, len(pipeline.done))
+                keep()  # behind the log: a stage that a kill leaves unlogged is made again
                 self._evaluate_stage(pipeline, pool)
         return pipeline
 
@@ -236,7 +236,7 @@ def _write(path: Path, value: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.tmp")
     part.write_text(json.dumps(value) + "\n")
-    os.replace(part, path)
+    replace_file(part, path)
 
 
 def _plain(value):
