@@ -29,7 +29,6 @@ from common.engine.experiments import Job, run, tutelage
 CONFIG = "configs/control/planner/{}.py"
 SEEDS = (0, 1, 2)
 FROM_NOISE = (5, 10, 20, 50)  # steps of Decision Diffuser
-DECISIONS = 4000  # of the planner, that a habit learns
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Task:
     variants: dict[str, Training] = field(default_factory=dict)
 
 
-HABIT = {"train_dataloader.dataset.count": DECISIONS}
+HABIT = {"train_dataloader.dataset.count": 4000}  # decisions of the planner that it learns
 
 
 def maze(name: str, iterations: int, peers: int) -> dict[str, Training]:
@@ -85,7 +84,7 @@ VARIANTS = {  # of the first maze
         "train_dataloader.dataset.stride": 16, "train_dataloader.dataset.length": 8}),
     SMALL: Training(UMAZE, 3000),
 }  # fmt: skip
-SMALL_DATA = HELD_OUT = ("--steps", "10000")
+FEW = "10000"  # steps of the small and of the held-out data
 TASKS = {
     "umaze": Task("Maze2D umaze", "Maze2D-UMaze-v0", ("--steps", "100000"), maze("umaze", 3000, 1000), "refined10",
                   from_noise=(*FROM_NOISE, 96), variants=VARIANTS),
@@ -106,8 +105,8 @@ def data_of(key: str, args, part: str = "whole") -> Path:
 def collection(key: str, args, part: str = "whole") -> list[str]:
     """Arguments of `tutelage collect`; agents are shared by the mixes of a runner. part: "whole", "small", or
     "held out", of which no training sees anything."""
-    given = list({"whole": TASKS[key].collect, "small": SMALL_DATA}.get(part, (*TASKS[key].collect[:-1], HELD_OUT[-1])))
-    given[-1] = str(max(2000, int(int(given[-1]) * args.scale)))
+    *given, steps = TASKS[key].collect
+    given.append(str(max(2000, int(int(steps if part == "whole" else FEW) * args.scale))))
     if "--mix" in given:
         given += ["--agents", str(args.agents or args.work_dir / "agents" / TASKS[key].name)]
     return [*given, "--seed", "1" if part == "held out" else "0"]
@@ -201,7 +200,7 @@ def recipe(key: str, args) -> dict:
     return {
         "trainings": {name: decided(one, args) for name, one in {**task.trainings, **task.variants}.items()},
         "ways": {title: [names[job.name], plan] for title, (job, plan) in every_way(key, jobs).items()},
-        "collect": [task.collect, HELD_OUT, SMALL_DATA if task.variants else None, args.agents and str(args.agents)],
+        "collect": [task.collect, FEW, args.agents and str(args.agents)],
         "version": VERSION,
         "starts": min(task.starts, args.starts),
         "plans": [PLANS, CHECKED, TIMED],
