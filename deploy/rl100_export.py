@@ -24,7 +24,7 @@ WAYS = ("one_step", "mean")
 
 
 class ChunkGraph(nn.Module):
-    """condition, buffer, level, fresh (1, T, A), start_noise, reset -> action (1, T, A), and buffer and level, which
+    """condition, buffer, level, fresh (B, T, A), start_noise, reset -> action (B, T, A), and buffer and level, which
     nothing here reads."""
 
     def __init__(self, policy: Policy, way: str):
@@ -39,9 +39,10 @@ class ChunkGraph(nn.Module):
 
 def export_policy(
     policy: Policy, observation: dict[str, np.ndarray], path: str | Path, *, way: str = "one_step", rate_hz: float,
-    task: str = "", source: dict | None = None,
+    task: str = "", source: dict | None = None, batch: int = 1,
 ) -> PolicyManifest:  # fmt: skip
-    """Write `path` (the step), its encoder and its manifest; returns the manifest. observation: one of one step.
+    """Write `path` (the step), its encoder and its manifest; returns the manifest. observation: one of one step. batch:
+    robots per call, fixed in the graphs; `StreamingPolicy` runs one, other numbers are for a server's own loop.
 
     Raises: ConfigError for another way, or a chain too long to unroll.
     """
@@ -53,15 +54,15 @@ def export_policy(
     policy, path = policy.eval().cpu(), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder_path = path.with_name(path.stem + ".encoder.onnx")
-    names, (T, A) = list(policy.encoder.encoders), policy.shape
+    names, (T, A), B = list(policy.encoder.encoders), policy.shape, batch
     observed = tuple(
-        torch.from_numpy(np.broadcast_to(value, (1, policy.encoder.steps, *value.shape)).copy())
+        torch.from_numpy(np.broadcast_to(value, (B, policy.encoder.steps, *value.shape)).copy())
         for value in (np.asarray(observation[name]) for name in names)
     )
     with torch.no_grad():
         condition = EncoderGraph(policy)(*observed)
-    state = (condition, torch.zeros(1, T, A), torch.ones(1, T), torch.zeros(1, T, A), torch.zeros(1, T, A),
-             torch.ones(1, dtype=torch.bool))  # fmt: skip
+    state = (condition, torch.zeros(B, T, A), torch.ones(B, T), torch.zeros(B, T, A), torch.zeros(B, T, A),
+             torch.ones(B, dtype=torch.bool))  # fmt: skip
     write_graph(EncoderGraph(policy), observed, encoder_path, names, ["condition"], OPSET)
     write_graph(ChunkGraph(policy, way), state, path,
                 ["condition", "buffer", "level", "fresh", "start_noise", "reset"],
@@ -74,8 +75,8 @@ def export_policy(
                                            dtype=np.asarray(observation[name]).dtype.name) for name in names),
         observed=policy.encoder.steps, horizon=T, action_dim=A, condition_dim=condition.shape[1], first=0, execute=T,
         evaluations=evaluations, fresh=T, stochastic=False, resting=(1.0,) * T, action_low=tuple(low.tolist()),
-        action_high=tuple(high.tolist()), rate_hz=float(rate_hz), task=task,
-        source={**(source or {}), "way": way, "prediction": "x0" if way == "one_step" else "eps"},
+        action_high=tuple(high.tolist()), rate_hz=float(rate_hz), batch=B,
+        task=task, source={**(source or {}), "way": way, "prediction": "x0" if way == "one_step" else "eps"},
     )  # fmt: skip
     manifest.save(path.with_suffix(".json"))
     return manifest

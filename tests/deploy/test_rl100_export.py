@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from common.engine.config import load_config
 from common.errors import ConfigError
 from deploy.rl100_export import closed_loop_difference, export_policy
 from deploy.rl100_export_command import load_policy
+from deploy.runtime.errors import ManifestError
 from deploy.runtime.policy import StreamingPolicy
 
 CONFIG = "configs/control/rl100/dial_turn.py"
@@ -44,6 +47,36 @@ def test_a_closed_loop_has_pytorchs_actions_and_another_head_has_not(exported, w
         for net in (policy.head.net, policy.denoiser.net):
             net.last[-1].bias += 0.05
     assert closed_loop_difference(policy, path, way, spec.make, [100_003], 60) > 1e-3
+
+
+@pytest.mark.parametrize("way", ["one_step", "mean"])
+def test_64_robots_in_one_call_have_what_each_has_alone(exported, way, tmp_path):
+    policy, spec, _ = load_policy(load_config(CONFIG, SMALL), str(exported / "iter_4.pth"))
+    seen = spec.make().reset(seed=100_003)[0]
+    manifest = export_policy(policy, seen, tmp_path / "fleet.onnx", way=way, rate_hz=10, batch=64)
+    T, A = policy.shape
+    draw = np.random.default_rng(0)
+    observed = {one.name: draw.normal(size=(64, manifest.observed, *one.shape)).astype(one.dtype)
+                for one in manifest.observations}  # fmt: skip
+    fresh = draw.normal(size=(64, T, A)).astype(np.float32)
+    with torch.no_grad():
+        condition = policy.condition({name: torch.from_numpy(value) for name, value in observed.items()})
+        ours = policy.to_robot(getattr(policy, way)(condition, torch.from_numpy(fresh))).numpy()
+
+    def run(path, robots):
+        given = {name: value[robots] for name, value in observed.items()}
+        condition = ort.InferenceSession(path.with_name(path.stem + ".encoder.onnx")).run(None, given)[0]
+        zero, one = np.zeros_like(fresh[robots]), np.ones((len(condition), T), np.float32)
+        state = {"condition": condition, "buffer": zero, "level": one, "fresh": fresh[robots], "start_noise": zero,
+                 "reset": np.ones(len(condition), bool)}  # fmt: skip
+        return ort.InferenceSession(path).run(None, state)[0]
+
+    fleet = run(tmp_path / "fleet.onnx", slice(64))
+    assert np.ptp(fleet, axis=0).max() > 1e-2
+    np.testing.assert_allclose(fleet, ours, atol=1e-4)
+    np.testing.assert_allclose(fleet[5:6], run(exported / f"{way}.onnx", slice(5, 6)), atol=1e-4)
+    with pytest.raises(ManifestError, match="batch of 64"):
+        StreamingPolicy(tmp_path / "fleet.onnx")
 
 
 def test_the_head_is_one_evaluation_and_draws_no_numbers(exported):
