@@ -8,7 +8,9 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import CheckpointError, ConfigError
@@ -268,10 +270,13 @@ class Pipeline:
 
 
 def _packed(episode: Episode) -> dict:
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.require(values, requirements="W"))  # what Ray shares may only be read
+
     return {
-        "observations": {name: torch.from_numpy(values) for name, values in episode.observations.items()},
-        "actions": torch.from_numpy(episode.actions), "rewards": torch.from_numpy(episode.rewards),
-        "success": bool(episode.success), "seed": episode.seed, "terminated": episode.terminated,
+        "observations": {name: tensor(values) for name, values in episode.observations.items()},
+        "actions": tensor(episode.actions), "rewards": tensor(episode.rewards), "success": bool(episode.success),
+        "seed": episode.seed, "terminated": episode.terminated,
     }  # fmt: skip
 
 

@@ -117,6 +117,14 @@ def test_what_a_kill_took_from_an_evaluation_is_made_up_for(whole, tmp_path, sta
         assert (tmp_path / "evaluation" / "retrain_0.json").read_text() != "{}"
 
 
+def test_on_ray_it_ends_the_same(whole, tmp_path):
+    pytest.importorskip("ray")
+    train(config(tmp_path, ray="local", workers=2))
+    assert same(read(tmp_path / "iter_11.pth"), read(whole[0] / "whole" / "iter_11.pth"))
+    found = (one / "evaluation" / "online.json" for one in (tmp_path, whole[0] / "whole"))
+    assert len({path.read_text() for path in found}) == 1
+
+
 def test_seconds_of_a_resumed_online_stage_are_those_of_all_its_starts(whole, tmp_path):
     _, kept = whole
     (tmp_path / "iter_9.pth").write_bytes(kept["iter_9.pth"])  # after its first iteration
