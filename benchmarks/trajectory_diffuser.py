@@ -117,8 +117,10 @@ def digest(value) -> str:
 
 
 def decided(one: Training, args) -> str:
-    """Of all that its config and options say."""
+    """Of all that its config and options say of the training; plans it is rolled out with are another matter."""
     config = load_config(CONFIG.format(one.config), {**args.options, **one.options})
+    for key in [key for key in config if key.startswith(("val_", "test_")) or key in ("plans", "asks")]:
+        config.pop(key)
     return digest([VERSION, config.pretty_text, one.iterations])
 
 
