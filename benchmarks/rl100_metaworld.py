@@ -38,19 +38,19 @@ ROW = 250  # successes one after the other that the paper's policies reach
 
 @dataclass(frozen=True)
 class Task:
-    """config; seeds of the trainings; peers: whether the online stage is also trained alone; claims: whether the
+    """config; seeds of the trainings; peers: those whose online stage is also trained alone; claims: whether the
     ordering of the stages is a gate; layouts: at most so many."""
 
     config: str
     seeds: tuple[int, ...] = (0,)
-    peers: bool = False
+    peers: tuple[int, ...] = ()
     claims: bool = False
     layouts: int = 1000
 
 
 TASKS = {
-    "dial-turn": Task("dial_turn", (0, 1, 2), peers=True, claims=True),
-    "reach": Task("reach", (0, 1, 2), peers=True, claims=True),
+    "dial-turn": Task("dial_turn", (0, 1, 2), peers=(0, 1, 2), claims=True),
+    "reach": Task("reach", (0, 1, 2), peers=(0,), claims=True),
     "push": Task("push"),
     "hammer": Task("hammer"),
     "push-points": Task("push_points", layouts=100),
@@ -93,12 +93,12 @@ def what_happened(job: Job) -> dict:
             "log": [{key: row[key] for key in ("stage", *LOGGED) if key in row} for row in rows]}  # fmt: skip
 
 
-def recipe(name: str, args) -> dict:
+def recipe(name: str, seed: int, args) -> dict:
     """All that decides a record: the config as it is, and what is asked of it."""
     task = TASKS[name]
     config = load_config(CONFIG.format(task.config), args.options)
-    return {"config": config.pretty_text, "layouts": min(args.layouts, task.layouts), "ways": WAYS, "peers": task.peers,
-            "unbroken": unbroken_layouts(name, args)}  # fmt: skip
+    return {"config": config.pretty_text, "layouts": min(args.layouts, task.layouts), "ways": WAYS,
+            "peers": seed in task.peers, "unbroken": unbroken_layouts(name, args)}  # fmt: skip
 
 
 def unbroken_layouts(name: str, args) -> int:
@@ -127,12 +127,13 @@ def measure(cells: list[tuple[str, int]], args) -> None:
     """Train what is missing, and leave a record per task and seed."""
     jobs = {cell: [job_of(*cell, args)] for cell in cells}
     for (name, seed), both in jobs.items():
-        if TASKS[name].peers:
+        if seed in TASKS[name].peers:
             both.append(job_of(name, seed, args, direct=True))
     run([job for both in jobs.values() for job in both], parallel=args.parallel)
     for (name, seed), both in jobs.items():
         layouts = unbroken_layouts(name, args)
-        record = {"recipe": recipe(name, args), "device": describe_device(), "trainings": training_cost(both, seconds),
+        record = {"recipe": recipe(name, seed, args), "device": describe_device(),
+                  "trainings": training_cost(both, seconds),
                   "runs": [what_happened(job) for job in both],
                   "unbroken": unbroken(both[0], layouts) if layouts else []}  # fmt: skip
         keep(path_of(name, seed, args), rounded(record, 4))
@@ -163,9 +164,9 @@ def stage_table(records: list[dict]) -> str:
             found = successes(records, stage, way)
             each = " ".join(f"{value:.2f}" for value in found.mean(1))
             lines.append([f"{stage}, {way}", rate(found), each, f"{steps:,.0f}", max(streak(one) for one in found)])
-    if len(records[0]["runs"]) > 1:
-        found = successes(records, "online", "mean", 1)
-        steps = np.mean([one["runs"][1]["steps"]["online"] for one in records])
+    if alone := [one for one in records if len(one["runs"]) > 1]:
+        found = successes(alone, "online", "mean", 1)
+        steps = np.mean([one["runs"][1]["steps"]["online"] for one in alone])
         each = " ".join(f"{value:.2f}" for value in found.mean(1))
         row = max(streak(one) for one in found)
         lines.append(["online alone, mean", rate(found), each, f"{steps:,.0f}", row])
@@ -247,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parts_asked(parser(), args.now, cells, {name: task.seeds for name, task in TASKS.items()})
 
     def known(cell: tuple[str, int]) -> dict | None:
-        return load(path_of(*cell, args), recipe(cell[0], args))
+        return load(path_of(*cell, args), recipe(*cell, args))
 
     missing = [cell for cell in asked if known(cell) is None]
     if missing:

@@ -47,6 +47,9 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     records = [record(30, 50, 80, 78)] * 3
     text = metaworld.stage_table(records)
     assert "| online, one_step | 0.78 [" in text and "| 0.80 0.80 0.80 | 5 | 80 |" in text
+    assert "online alone" not in text
+    peer = records[0] | {"runs": [records[0]["runs"][0], record(30, 50, 60, 60)["runs"][0]]}
+    assert "| online alone, mean | 0.60 [" in metaworld.stage_table([*records[:2], peer])
     assert "| imitation | 1 |" in metaworld.log_table(records)
     assert Image.open(metaworld.plot({"it": records}, tmp_path / "a.png")).size[0] > 300
 
@@ -60,7 +63,8 @@ def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     assert "would replace the records" in capsys.readouterr().err
     args = metaworld.parser().parse_args(["--results", str(tmp_path), "--work-dir", str(tmp_path)])
     args.options = {}
-    assert [metaworld.recipe(name, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
+    assert [metaworld.recipe(name, 0, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
+    assert [metaworld.recipe("reach", seed, args)["peers"] for seed in (0, 1)] == [True, False]
     jobs = [metaworld.job_of("dial-turn", 0, args, direct=direct) for direct in (False, True)]
     folder = tmp_path / "run" / "20260101_000000" / "vis_data"
     folder.mkdir(parents=True)
