@@ -3,8 +3,8 @@
 Every policy of a pipeline acts in the same held-out layouts from the same starts; its last head in more of them,
 without a break. Per task and training seed a pipeline leaves its record,
 benchmarks/results/rl100_metaworld/TASK_seedN.json, so that they may be measured one by one; one whose record stands is
-not trained again. Peers: the critics' best of 32 chains, and the online stage alone (rounds = 0) from the same
-imitation, after DPPO, but with a value that begins as that of offline critics. Writes
+not trained again. Peers: the critics' best of 32 chains, and, as TASK-online, the online stage alone (rounds = 0) from
+the same imitation, after DPPO, but with a value that begins as that of offline critics. Writes
 benchmarks/results/rl100_metaworld.md once all are there.
 """
 
@@ -38,41 +38,41 @@ ROW = 250  # successes one after the other that the paper's policies reach
 
 @dataclass(frozen=True)
 class Task:
-    """config; seeds of the trainings; peers: those whose online stage is also trained alone; claims: whether the
-    ordering of the stages is a gate; layouts: at most so many."""
+    """config; seeds of the trainings; claims: whether the ordering of the stages is a gate; layouts: at most so many;
+    beside: the task of whose pipeline this is the online stage alone."""
 
     config: str
     seeds: tuple[int, ...] = (0,)
-    peers: tuple[int, ...] = ()
     claims: bool = False
     layouts: int = 1000
+    beside: str | None = None
 
 
 TASKS = {
-    "dial-turn": Task("dial_turn", (0, 1, 2), peers=(0, 1, 2), claims=True),
-    "reach": Task("reach", (0, 1, 2), peers=(0,), claims=True),
+    "dial-turn": Task("dial_turn", (0, 1, 2), claims=True),
+    "reach": Task("reach", (0, 1, 2), claims=True),
     "push": Task("push"),
     "hammer": Task("hammer"),
     "push-points": Task("push_points", layouts=100),
+    "dial-turn-online": Task("dial_turn", beside="dial-turn"),
+    "reach-online": Task("reach", beside="reach"),
 }
 
 
-def slug(name: str) -> str:
-    """As a file's name."""
-    return name.translate(str.maketrans(" ", "_", "(),"))
+def options_of(name: str, args) -> dict:
+    """Overrides that decide a pipeline."""
+    return {**args.options, **({"pipeline.rounds": 0} if TASKS[name].beside else {})}
 
 
-def job_of(name: str, seed: int, args, direct: bool = False) -> Job:
-    """The pipeline of a task and seed; direct: without its offline rounds."""
+def job_of(name: str, seed: int, args) -> Job:
+    """The pipeline of a task and seed."""
     task = TASKS[name]
-    given = {**args.options, "workers": 1, "evaluation.episodes": min(args.layouts, task.layouts),
+    given = {**options_of(name, args), "workers": 1, "evaluation.episodes": min(args.layouts, task.layouts),
              "evaluation.ways": WAYS}  # fmt: skip
-    given |= {"pipeline.rounds": 0} if direct else {}
     pipeline = load_config(CONFIG.format(task.config), given).pipeline
     last = 5 + 4 * pipeline.rounds + pipeline.online.iterations
-    label = f"{name}{' (online alone)' if direct else ''}"
-    folder = args.work_dir / slug(label) / f"seed{seed}"
-    return Job(f"{label}/{seed}", CONFIG.format(task.config), folder, last, given, seed, counter=None)
+    folder = args.work_dir / name / f"seed{seed}"
+    return Job(f"{name}/{seed}", CONFIG.format(task.config), folder, last, given, seed, counter=None)
 
 
 def what_happened(job: Job) -> dict:
@@ -93,17 +93,17 @@ def what_happened(job: Job) -> dict:
             "log": [{key: row[key] for key in ("stage", *LOGGED) if key in row} for row in rows]}  # fmt: skip
 
 
-def recipe(name: str, seed: int, args) -> dict:
+def recipe(name: str, args) -> dict:
     """All that decides a record: the config as it is, and what is asked of it."""
     task = TASKS[name]
-    config = load_config(CONFIG.format(task.config), args.options)
+    config = load_config(CONFIG.format(task.config), options_of(name, args))
     return {"config": config.pretty_text, "layouts": min(args.layouts, task.layouts), "ways": WAYS,
-            "peers": seed in task.peers, "unbroken": unbroken_layouts(name, args)}  # fmt: skip
+            "unbroken": unbroken_layouts(name, args)}  # fmt: skip
 
 
 def unbroken_layouts(name: str, args) -> int:
-    """Of the last evaluation: all where the task's are not few."""
-    return args.unbroken if args.layouts <= TASKS[name].layouts else 0
+    """Of the last evaluation: all where the task's are not few; none of a peer."""
+    return args.unbroken if args.layouts <= TASKS[name].layouts and not TASKS[name].beside else 0
 
 
 def unbroken(job: Job, layouts: int) -> list[int]:
@@ -120,29 +120,24 @@ def seconds(work_dir: Path) -> float:
 
 
 def path_of(name: str, seed: int, args) -> Path:
-    return args.results / "rl100_metaworld" / f"{slug(name)}_seed{seed}.json"
+    return args.results / "rl100_metaworld" / f"{name}_seed{seed}.json"
 
 
 def measure(cells: list[tuple[str, int]], args) -> None:
     """Train what is missing, and leave a record per task and seed."""
-    jobs = {cell: [job_of(*cell, args)] for cell in cells}
-    for (name, seed), both in jobs.items():
-        if seed in TASKS[name].peers:
-            both.append(job_of(name, seed, args, direct=True))
-    run([job for both in jobs.values() for job in both], parallel=args.parallel)
-    for (name, seed), both in jobs.items():
+    jobs = {cell: job_of(*cell, args) for cell in cells}
+    run(list(jobs.values()), parallel=args.parallel)
+    for (name, seed), job in jobs.items():
         layouts = unbroken_layouts(name, args)
-        record = {"recipe": recipe(name, seed, args), "device": describe_device(),
-                  "trainings": training_cost(both, seconds),
-                  "runs": [what_happened(job) for job in both],
-                  "unbroken": unbroken(both[0], layouts) if layouts else []}  # fmt: skip
+        record = {"recipe": recipe(name, args), "device": describe_device(), "trainings": training_cost([job], seconds),
+                  **what_happened(job), "unbroken": unbroken(job, layouts) if layouts else []}  # fmt: skip
         keep(path_of(name, seed, args), rounded(record, 4))
         print(f"{name}, seed {seed} measured: {path_of(name, seed, args)}")
 
 
-def successes(records: list[dict], stage: str, way: str, run_: int = 0) -> np.ndarray:
+def successes(records: list[dict], stage: str, way: str) -> np.ndarray:
     """(trainings, layouts)."""
-    return np.array([one["runs"][run_]["stages"][stage][way] for one in records], float)
+    return np.array([one["stages"][stage][way] for one in records], float)
 
 
 def streak(values: np.ndarray) -> int:
@@ -154,29 +149,27 @@ def streak(values: np.ndarray) -> int:
     return best
 
 
-def stage_table(records: list[dict]) -> str:
-    """A line per stage and way, and the peers."""
+def stage_table(records: list[dict], alone: list[dict] = ()) -> str:
+    """A line per stage and way of acting. alone: trainings of the online stage alone."""
     lines = []
-    stages = records[0]["runs"][0]["stages"]
-    for stage, ways in stages.items():
-        steps = np.mean([one["runs"][0]["steps"][stage] for one in records])
+
+    def line(text: str, found: list[dict], stage: str, way: str) -> None:
+        won, steps = successes(found, stage, way), np.mean([one["steps"][stage] for one in found])
+        each = " ".join(f"{value:.2f}" for value in won.mean(1))
+        lines.append([text, rate(won), each, f"{steps:,.0f}", max(streak(one) for one in won)])
+
+    for stage, ways in records[0]["stages"].items():
         for way in ways:
-            found = successes(records, stage, way)
-            each = " ".join(f"{value:.2f}" for value in found.mean(1))
-            lines.append([f"{stage}, {way}", rate(found), each, f"{steps:,.0f}", max(streak(one) for one in found)])
-    if alone := [one for one in records if len(one["runs"]) > 1]:
-        found = successes(alone, "online", "mean", 1)
-        steps = np.mean([one["runs"][1]["steps"]["online"] for one in alone])
-        each = " ".join(f"{value:.2f}" for value in found.mean(1))
-        row = max(streak(one) for one in found)
-        lines.append(["online alone, mean", rate(found), each, f"{steps:,.0f}", row])
+            line(f"{stage}, {way}", records, stage, way)
+    if alone:
+        line("online alone, mean", alone, "online", "mean")
     heads = ["success", "per training", "steps in the task before it", "longest row of successes"]
     return table(["after stage, way of acting", *heads], lines)
 
 
 def gates(name: str, records: list[dict]) -> str:
     """The orderings that must hold, paired by training and layout."""
-    offline = [stage for stage in records[0]["runs"][0]["stages"] if stage.startswith("improve")][-1]
+    offline = [stage for stage in records[0]["stages"] if stage.startswith("improve")][-1]
     pairs = [
         ("imitation < offline RL", ("imitation", "mean"), (offline, "mean"), lambda low, mean, high: low > 0),
         ("offline RL < online RL", (offline, "mean"), ("online", "mean"), lambda low, mean, high: low > 0),
@@ -198,23 +191,24 @@ def gates(name: str, records: list[dict]) -> str:
 
 def log_table(records: list[dict]) -> str:
     """What every stage logged, of the first training."""
-    log = records[0]["runs"][0]["log"]
+    log = records[0]["log"]
     rows = [[row["stage"], *(f"{row[key]:.3g}" if key in row else "" for key in LOGGED)] for row in log]
     return table(["stage", *(key.replace("_", " ") for key in LOGGED)], rows)
 
 
 def plot(found: dict[str, list[dict]], path: Path) -> Path:
-    """Success of the exploring policy over the online stage's steps."""
+    """Success of the exploring policy over the online stage's steps, of every task and of its peer."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.4), layout="constrained", squeeze=False)
-    for axis, (name, records) in zip(axes[0], found.items(), strict=True):
-        for record in records:
-            for run_, style in zip(record["runs"], ("-", ":"), strict=False):
-                steps, won = ([row[key] for row in run_["online"]] for key in ("steps", "success"))
+    shown = [name for name in found if not TASKS[name].beside]
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.4), layout="constrained", squeeze=False)
+    for axis, name in zip(axes[0], shown, strict=True):
+        for records, style in ((found[name], "-"), (alone(name, found), ":")):
+            for one in records:
+                steps, won = ([row[key] for row in one["online"]] for key in ("steps", "success"))
                 axis.plot(np.array(steps) / 1000, won, style, linewidth=1.2)
         for style, label in (("-", "after the offline rounds"), (":", "online alone")):
             axis.plot([], [], style, color="black", label=label)
@@ -227,9 +221,15 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
     return path
 
 
+def alone(name: str, found: dict[str, list[dict]]) -> list[dict]:
+    """Trainings of a task's online stage alone."""
+    return [one for peer, records in found.items() if TASKS[peer].beside == name for one in records]
+
+
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report")
+    tasks = [name for name, task in TASKS.items() if not task.beside]
+    parse.add_argument("--tasks", nargs="+", choices=tasks, default=tasks, help="of the report, with their peers")
     parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
     parse.add_argument("--layouts", type=int, default=LAYOUTS, help="held-out, of every evaluation; 100 of clouds")
     parse.add_argument("--unbroken", type=int, default=UNBROKEN, help="layouts of the head's last evaluation")
@@ -244,16 +244,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     args.options = parse_options(args.cfg_options)
     keep_records(parser(), "--cfg-options" if args.options else "", args.results, RESULTS)
-    cells = [(name, seed) for name in args.tasks for seed in TASKS[name].seeds]
+    names = [name for name, task in TASKS.items() if (task.beside or name) in args.tasks]
+    cells = [(name, seed) for name in names for seed in TASKS[name].seeds]
     asked = parts_asked(parser(), args.now, cells, {name: task.seeds for name, task in TASKS.items()})
 
     def known(cell: tuple[str, int]) -> dict | None:
-        return load(path_of(*cell, args), recipe(*cell, args))
+        return load(path_of(*cell, args), recipe(cell[0], args))
 
     missing = [cell for cell in asked if known(cell) is None]
     if missing:
         measure(missing, args)
-    found = {name: [known((name, seed)) for seed in TASKS[name].seeds] for name in args.tasks}
+    found = {name: [known((name, seed)) for seed in TASKS[name].seeds] for name in names}
     absent = [f"{name}/{seed}" for name, records in found.items()
               for seed, one in zip(TASKS[name].seeds, records, strict=True) if one is None]  # fmt: skip
     if absent:
@@ -263,10 +264,12 @@ def main(argv: list[str] | None = None) -> int:
     parts = [gates(name, found[name]) for name in args.tasks if TASKS[name].claims]
     parts.append(f"![success while exploring, over the steps of the online stage]({picture.name})")
     for name, records in found.items():
-        parts.append(f"### {name}\n\n{stage_table(records)}\n\n{log_table(records)}")
-        parts += [one["trainings"] for one in records]
+        peers = alone(name, found)
+        if not TASKS[name].beside:
+            parts.append(f"### {name}\n\n{stage_table(records, peers)}\n\n{log_table(records)}")
+            parts += [one["trainings"] for one in [*records, *peers]]
     device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
-    seeds = sorted({seed for name in args.tasks for seed in TASKS[name].seeds})
+    seeds = sorted({seed for _, seed in cells})
     path = write_report("rl100_metaworld", "RL-100 from a few noisy demonstrations", "\n\n".join(parts), seeds=seeds,
                         device=device, folder=args.results)  # fmt: skip
     print(path.read_text())

@@ -23,8 +23,7 @@ def record(imitation: int, offline: int, online: int, head: int, layouts: int = 
               "online": {"mean": won(online), "one_step": won(head)}}  # fmt: skip
     curve = [{"steps": 1000, "success": 0.1}, {"steps": 2000, "success": online / 100}]
     log = [{"stage": "imitation", "seconds": 1.0}]
-    runs = [{"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log}]
-    return {"runs": runs, "unbroken": won(head)}
+    return {"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log, "unbroken": won(head)}
 
 
 def holds(*counts, layouts: int = 100) -> list[str]:
@@ -48,10 +47,11 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     text = metaworld.stage_table(records)
     assert "| online, one_step | 0.78 [" in text and "| 0.80 0.80 0.80 | 5 | 80 |" in text
     assert "online alone" not in text
-    peer = records[0] | {"runs": [records[0]["runs"][0], record(30, 50, 60, 60)["runs"][0]]}
-    assert "| online alone, mean | 0.60 [" in metaworld.stage_table([*records[:2], peer])
+    assert "| online alone, mean | 0.60 [" in metaworld.stage_table(records, [record(30, 50, 60, 60)])
     assert "| imitation | 1 |" in metaworld.log_table(records)
-    assert Image.open(metaworld.plot({"it": records}, tmp_path / "a.png")).size[0] > 300
+    one, two = ({"dial-turn": records, **more} for more in ({}, {"dial-turn-online": records[:1]}))
+    assert [len(metaworld.alone("dial-turn", found)) for found in (one, two)] == [0, 1]
+    assert Image.open(metaworld.plot(two, tmp_path / "a.png")).size[0] > 300
 
 
 def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
@@ -63,16 +63,18 @@ def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     assert "would replace the records" in capsys.readouterr().err
     args = metaworld.parser().parse_args(["--results", str(tmp_path), "--work-dir", str(tmp_path)])
     args.options = {}
-    assert [metaworld.recipe(name, 0, args)["layouts"] for name in ("push", "push-points")] == [300, 100]
-    assert [metaworld.recipe("reach", seed, args)["peers"] for seed in (0, 1)] == [True, False]
-    jobs = [metaworld.job_of("dial-turn", 0, args, direct=direct) for direct in (False, True)]
+    recipes = {name: metaworld.recipe(name, args) for name in ("push", "push-points", "reach", "reach-online")}
+    assert [one["layouts"] for one in recipes.values()] == [300, 100, 300, 300]
+    assert [one["unbroken"] for one in recipes.values()] == [1000, 0, 1000, 0]
+    jobs = [metaworld.job_of(name, 0, args) for name in ("dial-turn", "dial-turn-online")]
+    assert [job.options.get("pipeline.rounds") for job in jobs] == [None, 0] and jobs[0].iterations > jobs[1].iterations
     folder = tmp_path / "run" / "20260101_000000" / "vis_data"
     folder.mkdir(parents=True)
     rows = [{"step": 1, "iter": 1, "seconds": 2.5}, {"step": 1, "after": "imitation"},
             {"step": 2, "iter": 2, "seconds": 4}]  # fmt: skip
     (folder / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert metaworld.seconds(tmp_path / "run") == 6.5
-    assert jobs[0].work_dir != jobs[1].work_dir and " " not in str(jobs[1].work_dir.relative_to(tmp_path))
+    assert jobs[0].work_dir != jobs[1].work_dir
 
 
 @pytest.mark.slow
