@@ -197,7 +197,7 @@ def log_table(records: list[dict]) -> str:
 
 
 def plot(found: dict[str, list[dict]], path: Path) -> Path:
-    """Success of the exploring policy over the online stage's steps, of every task and of its peer."""
+    """Success of the exploring policy over the online stage's steps, of every task and of its peer: a colour a seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -207,9 +207,9 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.4), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], shown, strict=True):
         for records, style in ((found[name], "-"), (alone(name, found), ":")):
-            for one in records:
+            for number, one in enumerate(records):
                 steps, won = ([row[key] for row in one["online"]] for key in ("steps", "success"))
-                axis.plot(np.array(steps) / 1000, won, style, linewidth=1.2)
+                axis.plot(np.array(steps) / 1000, won, style, color=f"C{number}", linewidth=1.2)
         for style, label in (("-", "after the offline rounds"), (":", "online alone")):
             axis.plot([], [], style, color="black", label=label)
         axis.legend(fontsize=7, loc="lower right")
