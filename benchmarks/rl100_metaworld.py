@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     picture = plot(found, args.results / "rl100_metaworld.png")
     parts = [gates(name, found[name]) for name in args.tasks if TASKS[name].claims]
-    parts.append(f"![success while exploring, over the steps of the online stage]({picture.name})")
+    parts.append(f"![success while exploring, over the steps of the online stage, a colour a seed]({picture.name})")
     for name, records in found.items():
         peers = alone(name, found)
         if not TASKS[name].beside:
