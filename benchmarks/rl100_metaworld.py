@@ -33,6 +33,7 @@ WAYS = ("mean", "one_step", "best_of_n")
 LOGGED = ("seconds", "gates", "accepted", "first_ratio_gap", "kl_exact", "clip_fraction", "q_max", "collected_success")
 LAYOUTS = 300
 UNBROKEN = 1000  # of the last evaluation of a pipeline's head
+LEVEL = 0.9  # of the gates' intervals
 ROW = 250  # successes one after the other that the paper's policies reach
 
 
@@ -178,7 +179,7 @@ def gates(name: str, records: list[dict]) -> str:
     ]  # fmt: skip
     lines = []
     for text, first, second, holds in pairs:
-        mean, low, high = paired_difference(successes(records, *first), successes(records, *second))
+        mean, low, high = paired_difference(successes(records, *first), successes(records, *second), level=LEVEL)
         shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append([f"{name}: {text}", shown, "yes" if holds(low, mean, high) else "no"])
     rows, first = ([of(one["unbroken"]) for one in records] for of in (streak, lambda won: streak(won[:ROW])))
@@ -186,7 +187,7 @@ def gates(name: str, records: list[dict]) -> str:
     shown = (f"longest row {', '.join(map(str, rows))} of {len(records[0]['unbroken']):,} layouts; of the first {ROW} "
              f"alone {', '.join(map(str, first))}")  # fmt: skip
     lines.append([text, shown, "yes" if max(rows) >= ROW else "no"])
-    return table(["", "difference, 95 % bootstrap", "holds"], lines)
+    return table(["", f"difference, {LEVEL:.0%} bootstrap".replace("%", " %"), "holds"], lines)
 
 
 def log_table(records: list[dict]) -> str:

@@ -16,9 +16,9 @@ def wilson(successes: int, count: int, z: float = Z95) -> tuple[float, float]:
 
 
 def paired_difference(
-    first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0
+    first: np.ndarray, second: np.ndarray, draws: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of second - first and its 95 % bootstrap interval: trainings and, for all of them, cases are redrawn.
+    """Mean of second - first and its bootstrap interval of a level: trainings and, for all of them, cases are redrawn.
 
     first, second (S, E): scores of S trainings on the same E cases, episodes or scenes (a single training may be (E,)).
     """
@@ -28,7 +28,7 @@ def paired_difference(
     rows = _redrawn(random, draws, trainings)
     columns = _redrawn(random, draws, cases)  # the cases are the same for all trainings
     means = (rows @ gap * columns).sum(1) / gap.size
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(gap.mean()), float(low), float(high)
 
 

@@ -30,3 +30,11 @@ def test_a_paired_difference_excludes_zero_for_a_real_gap_and_not_for_none():
     mean, low, high = paired_difference(base, random.permuted(base, axis=1), draws=2000)
     assert low < 0 < high
     assert paired_difference(base[0], base[0], draws=100) == (0, 0, 0)
+
+
+def test_the_interval_of_a_level_is_that_of_the_normal_law_where_cases_are_many():
+    gain = np.random.default_rng(0).normal(0.3, 1.0, 4000)
+    for level, quantile in ((0.9, 1.645), (0.95, 1.960)):
+        mean, low, high = paired_difference(np.zeros(4000), gain, level=level)
+        half = quantile * gain.std() / 4000**0.5
+        np.testing.assert_allclose([mean, mean - low, high - mean], [gain.mean(), half, half], rtol=0.05)
