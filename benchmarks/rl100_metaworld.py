@@ -150,8 +150,8 @@ def streak(values: np.ndarray) -> int:
     return best
 
 
-def stage_table(records: list[dict], alone: list[dict] = ()) -> str:
-    """A line per stage and way of acting. alone: trainings of the online stage alone."""
+def stage_table(records: list[dict], peers: list[dict]) -> str:
+    """A line per stage and way of acting. peers: trainings of the online stage alone, if any."""
     lines = []
 
     def line(text: str, found: list[dict], stage: str, way: str) -> None:
@@ -162,8 +162,8 @@ def stage_table(records: list[dict], alone: list[dict] = ()) -> str:
     for stage, ways in records[0]["stages"].items():
         for way in ways:
             line(f"{stage}, {way}", records, stage, way)
-    if alone:
-        line("online alone, mean", alone, "online", "mean")
+    if peers:
+        line("online alone, mean", peers, "online", "mean")
     heads = ["success", "per training", "steps in the task before it", "longest row of successes"]
     return table(["after stage, way of acting", *heads], lines)
 
@@ -264,11 +264,10 @@ def main(argv: list[str] | None = None) -> int:
     picture = plot(found, args.results / "rl100_metaworld.png")
     parts = [gates(name, found[name]) for name in args.tasks if TASKS[name].claims]
     parts.append(f"![success while exploring, over the steps of the online stage, a colour a seed]({picture.name})")
-    for name, records in found.items():
-        peers = alone(name, found)
-        if not TASKS[name].beside:
-            parts.append(f"### {name}\n\n{stage_table(records, peers)}\n\n{log_table(records)}")
-            parts += [one["trainings"] for one in [*records, *peers]]
+    for name in args.tasks:
+        records, peers = found[name], alone(name, found)
+        parts.append(f"### {name}\n\n{stage_table(records, peers)}\n\n{log_table(records)}")
+        parts += [one["trainings"] for one in [*records, *peers]]
     device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
     seeds = sorted({seed for _, seed in cells})
     path = write_report("rl100_metaworld", "RL-100 from a few noisy demonstrations", "\n\n".join(parts), seeds=seeds,

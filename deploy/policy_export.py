@@ -100,10 +100,7 @@ def export_policy(
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder_path = path.with_name(path.stem + ".encoder.onnx")
     names = list(model.encoder.encoders)
-    observed = tuple(
-        torch.from_numpy(np.broadcast_to(value, (batch, model.observed, *value.shape)).copy())
-        for value in (np.asarray(observation[name]) for name in names)
-    )
+    observed = example(observation, names, model.observed, batch)
     A, T = len(model.actions.low), plan.horizon
     with torch.no_grad():
         condition = EncoderGraph(model)(*observed)
@@ -145,6 +142,14 @@ def export_policy(
     )
     manifest.save(path.with_suffix(".json"))
     return manifest
+
+
+def example(observation: dict[str, np.ndarray], names: list[str], steps: int, batch: int) -> tuple[Tensor, ...]:
+    """(batch, steps, ...) of every name: an observation of one step, repeated."""
+    return tuple(
+        torch.from_numpy(np.broadcast_to(value, (batch, steps, *value.shape)).copy())
+        for value in (np.asarray(observation[name]) for name in names)
+    )
 
 
 def _spec(name: str, value: np.ndarray, model: DiffusionPolicyModel) -> ObservationSpec:

@@ -15,7 +15,7 @@ from control.policies.noise import NoiseSource
 from control.rl.rl100.collect import history_of
 from control.rl.rl100.policy import Policy
 from deploy.onnx_common import OPSET
-from deploy.policy_export import MOST_EVALUATIONS, EncoderGraph, write_graph
+from deploy.policy_export import MOST_EVALUATIONS, EncoderGraph, example, write_graph
 from deploy.runtime.manifest import sha256
 from deploy.runtime.policy import StreamingPolicy
 from deploy.runtime.policy_manifest import ObservationSpec, PolicyManifest
@@ -55,10 +55,7 @@ def export_policy(
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder_path = path.with_name(path.stem + ".encoder.onnx")
     names, (T, A), B = list(policy.encoder.encoders), policy.shape, batch
-    observed = tuple(
-        torch.from_numpy(np.broadcast_to(value, (B, policy.encoder.steps, *value.shape)).copy())
-        for value in (np.asarray(observation[name]) for name in names)
-    )
+    observed = example(observation, names, policy.encoder.steps, B)
     with torch.no_grad():
         condition = EncoderGraph(policy)(*observed)
     state = (condition, torch.zeros(B, T, A), torch.ones(B, T), torch.zeros(B, T, A), torch.zeros(B, T, A),

@@ -121,6 +121,15 @@ def test_a_record_is_of_its_options_plans_and_data(tmp_path, monkeypatch):
     assert bench.recipe("medium", args)["trainings"] != before["trainings"]
 
 
+def test_other_plans_train_nothing_anew_and_another_rate_does(tmp_path):
+    args = bench.parser().parse_args(["--work-dir", str(tmp_path)])
+    planner, found = bench.TASKS["umaze"].trainings["planner"], []
+    for options in ({}, {"val_cfg.plans.refined10.level": 20}, {"optim_wrapper.optimizer.lr": 2e-3}):
+        args.options = options
+        found.append(bench.decided(planner, args))
+    assert found[0] == found[1] != found[2]
+
+
 def test_an_unknown_part_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--now", "umaze/7"])
