@@ -4,14 +4,14 @@ Every policy of a pipeline acts in the same held-out layouts from the same start
 without a break. Per task and training seed a pipeline leaves its record,
 benchmarks/results/rl100_metaworld/TASK_seedN.json, so that they may be measured one by one; one whose record stands is
 not trained again. Peers: the critics' best of 32 chains, and, as TASK-online, the online stage alone (rounds = 0) from
-the same imitation, after DPPO, but with a value that begins as that of offline critics. Writes
-benchmarks/results/rl100_metaworld.md once all are there.
+the same imitation, after DPPO, but with a value that begins as that of offline critics. Beside a task stands what was
+tried where a stage of it stayed flat. Writes benchmarks/results/rl100_metaworld.md once all are there.
 """
 
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,29 +40,33 @@ ROW = 250  # successes one after the other that the paper's policies reach
 @dataclass(frozen=True)
 class Task:
     """config; seeds of the trainings; claims: whether the ordering of the stages is a gate; layouts: at most so many;
-    beside: the task of whose pipeline this is the online stage alone."""
+    beside: the task in whose part of the report this one stands; options: what it changes of the config."""
 
     config: str
     seeds: tuple[int, ...] = (0,)
     claims: bool = False
     layouts: int = 1000
     beside: str | None = None
+    options: dict = field(default_factory=dict)
 
 
+ALONE = {"pipeline.rounds": 0}  # the online stage, behind imitation
+MORE = {"pipeline.collect": 300, "pipeline.rounds": 3, "pipeline.online.iterations": 0}  # and no online stage
 TASKS = {
     "dial-turn": Task("dial_turn", (0, 1, 2), claims=True),
     "reach": Task("reach", (0, 1, 2), claims=True),
     "push": Task("push"),
     "hammer": Task("hammer"),
     "push-points": Task("push_points", layouts=100),
-    "dial-turn-online": Task("dial_turn", beside="dial-turn"),
-    "reach-online": Task("reach", beside="reach"),
+    "dial-turn-online": Task("dial_turn", beside="dial-turn", options=ALONE),
+    "reach-online": Task("reach", beside="reach", options=ALONE),
+    "reach-more": Task("reach", beside="reach", options=MORE),
 }
 
 
 def options_of(name: str, args) -> dict:
     """Overrides that decide a pipeline."""
-    return {**args.options, **({"pipeline.rounds": 0} if TASKS[name].beside else {})}
+    return {**args.options, **TASKS[name].options}
 
 
 def job_of(name: str, seed: int, args) -> Job:
@@ -71,7 +75,8 @@ def job_of(name: str, seed: int, args) -> Job:
     given = {**options_of(name, args), "workers": 1, "evaluation.episodes": min(args.layouts, task.layouts),
              "evaluation.ways": WAYS}  # fmt: skip
     pipeline = load_config(CONFIG.format(task.config), given).pipeline
-    last = 5 + 4 * pipeline.rounds + pipeline.online.iterations
+    online = pipeline.online.iterations
+    last = 4 + 4 * pipeline.rounds + (1 + online if online else 0)
     folder = args.work_dir / name / f"seed{seed}"
     return Job(f"{name}/{seed}", CONFIG.format(task.config), folder, last, given, seed, counter=None)
 
@@ -169,19 +174,22 @@ def stage_table(records: list[dict], peers: list[dict]) -> str:
 
 
 def gates(name: str, records: list[dict]) -> str:
-    """The orderings that must hold, paired by training and layout."""
-    offline = [stage for stage in records[0]["stages"] if stage.startswith("improve")][-1]
+    """The orderings that must hold, paired by training and layout, and without a verdict what the offline rounds leave
+    in all, the imitation behind the last one included."""
+    offline, left = ([stage for stage in records[0]["stages"] if stage.startswith(kind)][-1]
+                     for kind in ("improve", "retrain"))  # fmt: skip
     pairs = [
         ("imitation < offline RL", ("imitation", "mean"), (offline, "mean"), lambda low, mean, high: low > 0),
         ("offline RL < online RL", (offline, "mean"), ("online", "mean"), lambda low, mean, high: low > 0),
         ("the head within 0.05 of its teacher", ("online", "mean"), ("online", "one_step"),
          lambda low, mean, high: low >= -0.05),
+        ("imitation < what the online stage begins with (no gate)", ("imitation", "mean"), (left, "mean"), None),
     ]  # fmt: skip
     lines = []
     for text, first, second, holds in pairs:
         mean, low, high = paired_difference(successes(records, *first), successes(records, *second), level=LEVEL)
         shown = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append([f"{name}: {text}", shown, "yes" if holds(low, mean, high) else "no"])
+        lines.append([f"{name}: {text}", shown, ("yes" if holds(low, mean, high) else "no") if holds else ""])
     rows, first = ([of(one["unbroken"]) for one in records] for of in (streak, lambda won: streak(won[:ROW])))
     text = f"{name}: {ROW} successes of the head in a row, in one evaluation of one of the trainings"
     shown = (f"longest row {', '.join(map(str, rows))} of {len(records[0]['unbroken']):,} layouts; of the first {ROW} "
@@ -207,7 +215,7 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
     shown = [name for name in found if not TASKS[name].beside]
     figure, axes = plt.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.4), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], shown, strict=True):
-        for records, style in ((found[name], "-"), (alone(name, found), ":")):
+        for records, style in ((found[name], "-"), (peers_of(name, found), ":")):
             for number, one in enumerate(records):
                 steps, won = ([row[key] for row in one["online"]] for key in ("steps", "success"))
                 axis.plot(np.array(steps) / 1000, won, style, color=f"C{number}", linewidth=1.2)
@@ -222,15 +230,33 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
     return path
 
 
-def alone(name: str, found: dict[str, list[dict]]) -> list[dict]:
+def peers_of(name: str, found: dict[str, list[dict]]) -> list[dict]:
     """Trainings of a task's online stage alone."""
-    return [one for peer, records in found.items() if TASKS[peer].beside == name for one in records]
+    return [one for key, records in beside(name, found).items() if TASKS[key].options == ALONE for one in records]
+
+
+def beside(name: str, found: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Key -> trainings that stand in a task's part of the report."""
+    return {key: records for key, records in found.items() if TASKS[key].beside == name}
+
+
+def tried(name: str, found: dict[str, list[dict]]) -> list[str]:
+    """What else was tried of a task: a table for each."""
+    parts = []
+    for key, records in beside(name, found).items():
+        if (changed := TASKS[key].options) != ALONE:
+            text = ", ".join(f"{option}={value}" for option, value in changed.items())
+            seeds = ", ".join(map(str, TASKS[key].seeds))
+            parts.append(f"Tried as {key}, {text}, seeds {seeds}:\n\n{stage_table(records, [])}")
+    return parts
 
 
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     tasks = [name for name, task in TASKS.items() if not task.beside]
-    parse.add_argument("--tasks", nargs="+", choices=tasks, default=tasks, help="of the report, with their peers")
+    parse.add_argument(
+        "--tasks", nargs="+", choices=tasks, default=tasks, help="of the report, and what is beside them"
+    )
     parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
     parse.add_argument("--layouts", type=int, default=LAYOUTS, help="held-out, of every evaluation; 100 of clouds")
     parse.add_argument("--unbroken", type=int, default=UNBROKEN, help="layouts of the head's last evaluation")
@@ -265,9 +291,10 @@ def main(argv: list[str] | None = None) -> int:
     parts = [gates(name, found[name]) for name in args.tasks if TASKS[name].claims]
     parts.append(f"![success while exploring, over the steps of the online stage, a colour a seed]({picture.name})")
     for name in args.tasks:
-        records, peers = found[name], alone(name, found)
-        parts.append(f"### {name}\n\n{stage_table(records, peers)}\n\n{log_table(records)}")
-        parts += [one["trainings"] for one in [*records, *peers]]
+        records, more = found[name], beside(name, found)
+        parts.append(f"### {name}\n\n{stage_table(records, peers_of(name, found))}")
+        parts += [*tried(name, found), log_table(records)]
+        parts += [one["trainings"] for one in [*records, *(one for others in more.values() for one in others)]]
     device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
     seeds = sorted({seed for _, seed in cells})
     path = write_report("rl100_metaworld", "RL-100 from a few noisy demonstrations", "\n\n".join(parts), seeds=seeds,

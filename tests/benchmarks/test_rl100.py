@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from common.engine.config import load_config
+from control.rl.rl100.runner import settings_of
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 metaworld, latency = map(importlib.import_module, ("rl100_metaworld", "rl100_latency"))
@@ -20,15 +23,22 @@ def record(imitation: int, offline: int, online: int, head: int, layouts: int = 
         return [int(i < count) for i in range(layouts)]
 
     stages = {"imitation": {"mean": won(imitation)}, "improve/1": {"mean": won(offline)},
-              "online": {"mean": won(online), "one_step": won(head)}}  # fmt: skip
+              "retrain/1": {"mean": won(offline)}, "online": {"mean": won(online), "one_step": won(head)}}  # fmt: skip
     curve = [{"steps": 1000, "success": 0.1}, {"steps": 2000, "success": online / 100}]
     log = [{"stage": "imitation", "seconds": 1.0}]
     return {"stages": stages, "steps": dict.fromkeys(stages, 5), "online": curve, "log": log, "unbroken": won(head)}
 
 
+def stages_of(name: str, args) -> list[str]:
+    options = metaworld.options_of(name, args)
+    return settings_of(
+        dict(load_config(metaworld.CONFIG.format(metaworld.TASKS[name].config), options).pipeline)
+    ).stages()
+
+
 def holds(*counts, layouts: int = 100) -> list[str]:
     text = metaworld.gates("it", [record(*counts, layouts=layouts) for _ in range(3)])
-    return [line.split("|")[3].strip() for line in text.splitlines()[2:]]
+    return [line.split("|")[3].strip() for line in text.splitlines()[2:] if "(no gate)" not in line]
 
 
 def test_the_ordering_holds_where_every_stage_gains_and_fails_where_one_does_not():
@@ -50,7 +60,11 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     assert "| online alone, mean | 0.60 [" in metaworld.stage_table(records, [record(30, 50, 60, 60)])
     assert "| imitation | 1 |" in metaworld.log_table(records)
     one, two = ({"dial-turn": records, **more} for more in ({}, {"dial-turn-online": records[:1]}))
-    assert [len(metaworld.alone("dial-turn", found)) for found in (one, two)] == [0, 1]
+    assert [len(metaworld.peers_of("dial-turn", found)) for found in (one, two)] == [0, 1]
+    three = {"reach": records, "reach-online": records[:2], "reach-more": [record(20, 20, 0, 0)]}
+    assert len(metaworld.peers_of("reach", three)) == 2 and metaworld.tried("dial-turn", two) == []
+    (text,) = metaworld.tried("reach", three)
+    assert "Tried as reach-more, pipeline.collect=300" in text and "| improve/1, mean | 0.20 [" in text
     assert Image.open(metaworld.plot(two, tmp_path / "a.png")).size[0] > 300
 
 
@@ -63,9 +77,13 @@ def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     assert "would replace the records" in capsys.readouterr().err
     args = metaworld.parser().parse_args(["--results", str(tmp_path), "--work-dir", str(tmp_path)])
     args.options = {}
-    recipes = {name: metaworld.recipe(name, args) for name in ("push", "push-points", "reach", "reach-online")}
-    assert [one["layouts"] for one in recipes.values()] == [300, 100, 300, 300]
-    assert [one["unbroken"] for one in recipes.values()] == [1000, 0, 1000, 0]
+    recipes = {
+        name: metaworld.recipe(name, args) for name in ("push", "push-points", "reach", "reach-online", "reach-more")
+    }
+    assert [one["layouts"] for one in recipes.values()] == [300, 100, 300, 300, 300]
+    assert [one["unbroken"] for one in recipes.values()] == [1000, 0, 1000, 0, 0]
+    assert metaworld.job_of("reach-more", 0, args).iterations == len(stages_of("reach-more", args))
+    assert metaworld.job_of("push", 0, args).iterations == len(stages_of("push", args)) + 120
     jobs = [metaworld.job_of(name, 0, args) for name in ("dial-turn", "dial-turn-online")]
     assert [job.options.get("pipeline.rounds") for job in jobs] == [None, 0] and jobs[0].iterations > jobs[1].iterations
     folder = tmp_path / "run" / "20260101_000000" / "vis_data"
