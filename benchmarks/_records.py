@@ -27,8 +27,8 @@ def load(path: Path, recipe: dict) -> dict | None:
 
 
 def parts_asked(parse: argparse.ArgumentParser, given: list[str] | None, parts: list[tuple[str, int]], every: dict):
-    """(task, seed) of `--now TASK/SEED ..`, by default `parts`; every: all tasks, with the seeds of each. Anything else
-    is an error of the command line."""
+    """(task, seed) of `--now TASK/SEED ..`, without `--now` all of `parts`; every: all tasks, with the seeds of each.
+    Anything else is an error of the command line."""
     named = {f"{task}/{seed}": (task, seed) for task, seeds in every.items() for seed in seeds}
     for one in given or ():
         if one not in named:

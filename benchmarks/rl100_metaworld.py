@@ -5,7 +5,8 @@ without a break. Per task and training seed a pipeline leaves its record,
 benchmarks/results/rl100_metaworld/TASK_seedN.json, so that they may be measured one by one; one whose record stands is
 not trained again. Peers: the critics' best of 32 chains, and, as TASK-online, the online stage alone (rounds = 0) from
 the same imitation, after DPPO, but with a value that begins as that of offline critics. Beside a task stands what was
-tried where a stage of it stayed flat. Writes benchmarks/results/rl100_metaworld.md once all are there.
+tried where a stage of it stayed flat. Writes benchmarks/results/rl100_metaworld.md once every task's records are there,
+and says which of those beside are not; `--now` alone measures nothing.
 """
 
 import argparse
@@ -244,7 +245,7 @@ def tried(name: str, found: dict[str, list[dict]]) -> list[str]:
     """What else was tried of a task: a table for each."""
     parts = []
     for key, records in beside(name, found).items():
-        if (changed := TASKS[key].options) != ALONE:
+        if records and (changed := TASKS[key].options) != ALONE:
             text = ", ".join(f"{option}={value}" for option, value in changed.items())
             seeds = ", ".join(map(str, TASKS[key].seeds))
             parts.append(f"Tried as {key}, {text}, seeds {seeds}:\n\n{stage_table(records, [])}")
@@ -257,7 +258,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--tasks", nargs="+", choices=tasks, default=tasks, help="of the report, and what is beside them"
     )
-    parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
+    parse.add_argument(
+        "--now", nargs="*", metavar="TASK/SEED", help="to measure now, nothing if none is named; default: all that lack"
+    )
     parse.add_argument("--layouts", type=int, default=LAYOUTS, help="held-out, of every evaluation; 100 of clouds")
     parse.add_argument("--unbroken", type=int, default=UNBROKEN, help="layouts of the head's last evaluation")
     parse.add_argument("--parallel", type=int, default=2, help="pipelines side by side")
@@ -282,13 +285,16 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         measure(missing, args)
     found = {name: [known((name, seed)) for seed in TASKS[name].seeds] for name in names}
-    absent = [f"{name}/{seed}" for name, records in found.items()
+    absent = [(name, seed) for name, records in found.items()
               for seed, one in zip(TASKS[name].seeds, records, strict=True) if one is None]  # fmt: skip
-    if absent:
-        print(f"no report yet: {', '.join(absent)} not measured")
+    text = ", ".join(f"{name}/{seed}" for name, seed in absent)
+    if any(not TASKS[name].beside for name, _ in absent):
+        print(f"no report yet: {text} not measured")
         return 0
+    found = {name: [one for one in records if one is not None] for name, records in found.items()}
     picture = plot(found, args.results / "rl100_metaworld.png")
     parts = [gates(name, found[name]) for name in args.tasks if TASKS[name].claims]
+    parts += [f"Not measured: {text}."] if absent else []
     parts.append(f"![success while exploring, over the steps of the online stage, a colour a seed]({picture.name})")
     for name in args.tasks:
         records, more = found[name], beside(name, found)

@@ -257,7 +257,9 @@ def measure(key: str, seed: int, args) -> None:
 def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="of the report, and to measure")
-    parse.add_argument("--now", nargs="+", metavar="TASK/SEED", help="to measure now; default all without a record")
+    parse.add_argument(
+        "--now", nargs="*", metavar="TASK/SEED", help="to measure now, nothing if none is named; default: all that lack"
+    )
     parse.add_argument("--starts", type=int, default=20, help="of every way at most: 20 in mazes, 16 of runners")
     parse.add_argument(
         "--scale", type=float, default=1.0, help="share of data and iterations (for a try); not of agents"

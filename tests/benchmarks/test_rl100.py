@@ -68,6 +68,26 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     assert Image.open(metaworld.plot(two, tmp_path / "a.png")).size[0] > 300
 
 
+def test_a_report_of_what_is_there_measures_nothing_and_says_what_is_not(tmp_path, capsys):
+    given = ["--now", "--tasks", "dial-turn", "--results", str(tmp_path), "--work-dir", str(tmp_path / "work")]
+    args = metaworld.parser().parse_args(given)
+    args.options = {}
+    for seed in (0, 1, 2):
+        assert metaworld.main(given) == 0
+        assert "no report yet: dial-turn/" in capsys.readouterr().out
+        found = {
+            **record(30, 50, 80, 79),
+            "recipe": metaworld.recipe("dial-turn", args),
+            "device": "a",
+            "trainings": "",
+        }
+        metaworld.keep(metaworld.path_of("dial-turn", seed, args), found)
+    assert metaworld.main(given) == 0
+    text = (tmp_path / "rl100_metaworld.md").read_text()
+    assert "Not measured: dial-turn-online/0." in text and "| dial-turn: imitation < offline RL |" in text
+    assert not (tmp_path / "work").exists()
+
+
 def test_parts_are_named_and_records_are_of_their_layouts(tmp_path, capsys):
     with pytest.raises(SystemExit):
         metaworld.main(["--now", "dial-turn/7"])
