@@ -199,6 +199,12 @@ def gates(name: str, records: list[dict]) -> str:
     return table(["", f"difference, {LEVEL:.0%} bootstrap".replace("%", " %"), "holds"], lines)
 
 
+def whole(records: list[dict]) -> str:
+    """Of the heads' evaluations without a break, a line per training that has one."""
+    return "\n".join(f"- {sum(won):,} successes of the head in {len(won):,} layouts, the longest row {streak(won)}"
+                     for won in (one["unbroken"] for one in records) if won)  # fmt: skip
+
+
 def log_table(records: list[dict]) -> str:
     """What every stage logged, of the first training."""
     log = records[0]["log"]
@@ -220,7 +226,8 @@ def plot(found: dict[str, list[dict]], path: Path) -> Path:
             for number, one in enumerate(records):
                 steps, won = ([row[key] for row in one["online"]] for key in ("steps", "success"))
                 axis.plot(np.array(steps) / 1000, won, style, color=f"C{number}", linewidth=1.2)
-        for style, label in (("-", "after the offline rounds"), (":", "online alone")):
+        labels = [("-", "after the offline rounds"), *([(":", "online alone")] if peers_of(name, found) else [])]
+        for style, label in labels:
             axis.plot([], [], style, color="black", label=label)
         axis.legend(fontsize=7, loc="lower right")
         axis.set(title=name, xlabel="1,000 steps online", ylim=(-0.02, 1.02))
@@ -299,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.tasks:
         records, more = found[name], beside(name, found)
         parts.append(f"### {name}\n\n{stage_table(records, peers_of(name, found))}")
-        parts += [*tried(name, found), log_table(records)]
+        parts += [part for part in (whole(records), *tried(name, found), log_table(records)) if part]
         parts += [one["trainings"] for one in [*records, *(one for others in more.values() for one in others)]]
     device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
     seeds = sorted({seed for _, seed in cells})

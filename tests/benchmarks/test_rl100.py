@@ -59,6 +59,8 @@ def test_the_longest_row_of_successes_and_the_tables(tmp_path):
     assert "online alone" not in text
     assert "| online alone, mean | 0.60 [" in metaworld.stage_table(records, [record(30, 50, 60, 60)])
     assert "| imitation | 1 |" in metaworld.log_table(records)
+    assert metaworld.whole(records[:1]) == "- 78 successes of the head in 100 layouts, the longest row 78"
+    assert metaworld.whole([{"unbroken": []}]) == ""
     one, two = ({"dial-turn": records, **more} for more in ({}, {"dial-turn-online": records[:1]}))
     assert [len(metaworld.peers_of("dial-turn", found)) for found in (one, two)] == [0, 1]
     three = {"reach": records, "reach-online": records[:2], "reach-more": [record(20, 20, 0, 0)]}

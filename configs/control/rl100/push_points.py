@@ -12,7 +12,7 @@ task.update(observe=("state", "points"))
 policy.update(
     encoders=dict(
         state=dict(type=StandardStateEncoder, columns=(0, 1, 2, 3, 36, 37, 38)),
-        points=dict(type=PointEncoder, width=64),
+        points=dict(type=PointEncoder, width=64, channels=(32, 64, 128)),
     ),
     bottleneck=True,
 )
