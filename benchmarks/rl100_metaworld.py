@@ -28,6 +28,7 @@ from common.engine.experiments import Job, run
 from common.engine.test import test
 from common.engine.workdir import read_metrics
 from common.statistics import paired_difference
+from control.rl.rl100.runner import settings_of
 
 CONFIG = "configs/control/rl100/{}.py"
 WAYS = ("mean", "one_step", "best_of_n")
@@ -76,8 +77,7 @@ def job_of(name: str, seed: int, args) -> Job:
     given = {**options_of(name, args), "workers": 1, "evaluation.episodes": min(args.layouts, task.layouts),
              "evaluation.ways": WAYS}  # fmt: skip
     pipeline = load_config(CONFIG.format(task.config), given).pipeline
-    online = pipeline.online.iterations
-    last = 4 + 4 * pipeline.rounds + (1 + online if online else 0)
+    last = len(settings_of(dict(pipeline)).stages()) + pipeline.online.iterations
     folder = args.work_dir / name / f"seed{seed}"
     return Job(f"{name}/{seed}", CONFIG.format(task.config), folder, last, given, seed, counter=None)
 
