@@ -54,6 +54,7 @@ class Task:
 
 ALONE = {"pipeline.rounds": 0}  # the online stage, behind imitation
 MORE = {"pipeline.collect": 300, "pipeline.rounds": 3, "pipeline.online.iterations": 0}  # and no online stage
+PAPER = {"pipeline.gate.z": 0.0, "+pipeline.gate.relative": 0.05, "pipeline.online.iterations": 0}  # its gate
 TASKS = {
     "dial-turn": Task("dial_turn", (0, 1, 2), claims=True),
     "reach": Task("reach", (0, 1, 2), claims=True),
@@ -63,6 +64,7 @@ TASKS = {
     "dial-turn-online": Task("dial_turn", beside="dial-turn", options=ALONE),
     "reach-online": Task("reach", beside="reach", options=ALONE),
     "reach-more": Task("reach", beside="reach", options=MORE),
+    "hammer-gate": Task("hammer", beside="hammer", options=PAPER),
 }
 
 
