@@ -251,13 +251,14 @@ def beside(name: str, found: dict[str, list[dict]]) -> dict[str, list[dict]]:
 
 
 def tried(name: str, found: dict[str, list[dict]]) -> list[str]:
-    """What else was tried of a task: a table for each."""
+    """What else was tried of a task: its tables."""
     parts = []
     for key, records in beside(name, found).items():
         if records and (changed := TASKS[key].options) != ALONE:
             text = ", ".join(f"{option}={value}" for option, value in changed.items())
             seeds = ", ".join(map(str, TASKS[key].seeds))
-            parts.append(f"Tried as {key}, {text}, seeds {seeds}:\n\n{stage_table(records, [])}")
+            shown = f"{stage_table(records, [])}\n\n{log_table(records)}"
+            parts.append(f"Tried as {key}, {text}, seeds {seeds}:\n\n{shown}")
     return parts
 
 
