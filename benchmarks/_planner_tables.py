@@ -90,6 +90,8 @@ def result_table(records: list[dict], task: str) -> str:
     starts = len(records[0]["ways"][WRITTEN]["returns"])
     said = (f"{len(records)} trainings, {starts} starts each, the same for every way; 95 % bootstrap intervals over "
             "both; CPU time of one thread, one environment, PyTorch.")  # fmt: skip
+    if len({one["data"]["roughness"] for one in records}) > 1:  # it depends on the data alone
+        said += " The trainings are not all of the same data: these were collected anew, on another machine."
     return f"{said}\n\n{table(['', *heads], lines)}"
 
 

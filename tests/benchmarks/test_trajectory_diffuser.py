@@ -87,6 +87,13 @@ def test_tables_and_picture(tmp_path):
     assert Image.open(tables.plot(both, tmp_path / "a.png")).size[0] > 600
 
 
+def test_trainings_of_different_data_are_told():
+    other = record()
+    other["data"]["roughness"] = 0.11
+    assert "not all of the same data" in tables.result_table([record(), other], MAZE)
+    assert "not all of the same data" not in tables.result_table([record(), record()], MAZE)
+
+
 def test_every_way_has_a_training_and_every_ablation_a_group(tmp_path):
     args = bench.parser().parse_args(["--work-dir", str(tmp_path), "--scale", "0.01"])
     args.options = {}
