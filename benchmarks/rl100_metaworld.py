@@ -309,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.tasks:
         records, more = found[name], beside(name, found)
         parts.append(f"### {name}\n\n{stage_table(records, peers_of(name, found))}")
-        parts += [part for part in (whole(records), *tried(name, found), log_table(records)) if part]
+        parts += [part for part in (whole(records), log_table(records), *tried(name, found)) if part]
         parts += [one["trainings"] for one in [*records, *(one for others in more.values() for one in others)]]
     device = "; ".join(sorted({one["device"] for records in found.values() for one in records}))
     seeds = sorted({seed for _, seed in cells})
