@@ -65,15 +65,22 @@ def gain(records: list[dict], first: str, second: str, task: str) -> tuple[float
     return paired_difference(scores(records, first, task), scores(records, second, task))
 
 
+def gained(records: list[dict], first: str, second: str, task: str) -> str:
+    """`gain` as text; empty where no plan of `first` was measured."""
+    if first not in records[0]["ways"]:
+        return ""
+    mean, low, high = gain(records, first, second, task)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def result_table(records: list[dict], task: str) -> str:
     """A line per way of planning."""
     titles = [title for title in records[0]["ways"] if ":" not in title]
     measures = [key for key in MEASURES if any(key in one["data"] for one in records)]
     lines = []
     for title in titles:
-        mean, low, high = gain(records, WRITTEN, title, task)
         row = [title, spread(scores(records, title, task))]
-        row.append("" if title == WRITTEN else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        row.append("" if title == WRITTEN else gained(records, WRITTEN, title, task))
         row += [shown(MEASURES[key][1] * value(records, title, key), MEASURES[key][2]) for key in measures]
         row += [
             shown(calls(records, title)),
@@ -152,21 +159,25 @@ def _steps(title: str) -> int:
 
 
 def ablations(records: list[dict], task: str) -> str:
-    """A table per group of titles "group: value: way"."""
+    """A table per group of titles "group: value: way"; where plans as written are among a value's ways, what the others
+    gain over them, paired by training and start."""
     groups: dict[str, list[str]] = {}
     for title in records[0]["ways"]:
         if title.count(": ") == 2:
             groups.setdefault(title.split(": ")[0], []).append(title)
     parts = []
     for group, titles in groups.items():
+        paired = any(title.endswith(f": {WRITTEN}") for title in titles)
         lines = []
         for title in titles:
             _, setting, way = title.split(": ")
-            walls, residual = 100 * value(records, title, "walls"), value(records, title, "residual")
-            lines.append(
-                [f"{setting}, {way}", spread(scores(records, title, task)), shown(walls, 0), shown(residual, 3)]
-            )
-        parts.append(table([group, "score", MEASURES["walls"][0], MEASURES["residual"][0]], lines))
+            row = [f"{setting}, {way}", spread(scores(records, title, task))]
+            if paired:
+                row.append("" if way == WRITTEN else gained(records, f"{group}: {setting}: {WRITTEN}", title, task))
+            row += [shown(100 * value(records, title, "walls"), 0), shown(value(records, title, "residual"), 3)]
+            lines.append(row)
+        gains = ["less that of plans as written"] if paired else []
+        parts.append(table([group, "score", *gains, MEASURES["walls"][0], MEASURES["residual"][0]], lines))
     return "\n\n".join(parts)
 
 

@@ -87,6 +87,20 @@ def test_tables_and_picture(tmp_path):
     assert Image.open(tables.plot(both, tmp_path / "a.png")).size[0] > 600
 
 
+def test_an_ablation_says_what_its_ways_gain_over_the_plans_written_at_the_same_value():
+    of = {f"target: {share}: {way}": (mean, 0.1, 20, 15.0) for share, way, mean in (
+        ("half", "plans as written", 40), ("half", "improved", 70), ("whole", "plans as written", 90),
+        ("whole", "improved", 80))}  # fmt: skip
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]]
+             for line in tables.ablations([record(**of)] * 3, MAZE).splitlines() if line.startswith("|")]  # fmt: skip
+    heads = next(line for line in lines if line[0] == "target")
+    found = {line[0]: line[2] for line in lines if line[0].startswith(("half", "whole"))}
+    assert heads[2] == "less that of plans as written"
+    assert found["half, plans as written"] == "" and found["half, improved"].startswith("+")
+    assert found["whole, improved"].startswith("-")
+    assert next(line for line in lines if line[0] == "level") == ["level", "score", *heads[3:]]
+
+
 def test_trainings_of_different_data_are_told():
     other = record()
     other["data"]["roughness"] = 0.11
