@@ -188,7 +188,7 @@ def plot(found: dict[str, tuple[str, list[dict]]], path: Path) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(4.4 * len(found), 3.8), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(found), figsize=(4.4 * len(found), 4.0), layout="constrained", squeeze=False)
     for axis, (title, (task, records)) in zip(axes[0], found.items(), strict=True):
         for family, colour in FAMILIES.items():
             names = [name for name in records[0]["ways"] if ":" not in name and name.startswith(family)]
@@ -200,7 +200,10 @@ def plot(found: dict[str, tuple[str, list[dict]]], path: Path) -> Path:
             axis.errorbar(cost, mean, yerr=error, fmt="o", markersize=4, color=colour, capsize=2, label=family)
         axis.set(title=title, xscale="log", xlabel="ms per decision")
     axes[0, 0].set_ylabel("score")
-    axes[0, 0].legend(fontsize=7)
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4 * len(found), fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
