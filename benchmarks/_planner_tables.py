@@ -65,11 +65,8 @@ def gain(records: list[dict], first: str, second: str, task: str) -> tuple[float
     return paired_difference(scores(records, first, task), scores(records, second, task))
 
 
-def gained(records: list[dict], first: str, second: str, task: str) -> str:
-    """`gain` as text; empty where no plan of `first` was measured."""
-    if first not in records[0]["ways"]:
-        return ""
-    mean, low, high = gain(records, first, second, task)
+def signed(mean: float, low: float, high: float) -> str:
+    """A difference with its interval."""
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
@@ -80,7 +77,7 @@ def result_table(records: list[dict], task: str) -> str:
     lines = []
     for title in titles:
         row = [title, spread(scores(records, title, task))]
-        row.append("" if title == WRITTEN else gained(records, WRITTEN, title, task))
+        row.append("" if title == WRITTEN else signed(*gain(records, WRITTEN, title, task)))
         row += [shown(MEASURES[key][1] * value(records, title, key), MEASURES[key][2]) for key in measures]
         row += [
             shown(calls(records, title)),
@@ -110,9 +107,11 @@ def claims(records: list[dict], task: str) -> str:
         rows.append([text, found, "yes" if holds else "no"])
 
     mean, low, high = gain(records, WRITTEN, IMPROVED, task)
-    row("improving beats the written plans", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", low > 0)
+    each = (scores(records, IMPROVED, task) - scores(records, WRITTEN, task)).mean(1)
+    row("improving beats the written plans",
+        f"{signed(mean, low, high)}; by training {', '.join(f'{one:+.1f}' for one in each)}", low > 0)  # fmt: skip
     mean, low, high = gain(records, WRITTEN, RULE, task)
-    row("the level by the rule makes nothing worse", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+    row("the level by the rule makes nothing worse", signed(mean, low, high),
         as_good(mean, low, high))  # fmt: skip
     noise = sorted((title for title in records[0]["ways"] if title.startswith("from noise, ")), key=_steps)
     ours = calls(records, IMPROVED)
@@ -128,7 +127,7 @@ def claims(records: list[dict], task: str) -> str:
     else:
         best = max(noise, key=lambda title: scores(records, title, task).mean())
         mean, low, high = gain(records, best, IMPROVED, task)
-        row(f"better than any from noise (the best: {best})", f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", low > 0)
+        row(f"better than any from noise (the best: {best})", signed(mean, low, high), low > 0)
     if "Diffuser" in records[0]["ways"]:
         for text, way, cost in (
             ("a decision 10 times as quick as Diffuser's", IMPROVED, "ms"),
@@ -136,13 +135,13 @@ def claims(records: list[dict], task: str) -> str:
         ):
             mean, low, high = gain(records, "Diffuser", way, task)
             quicker = value(records, "Diffuser", cost) / value(records, way, cost)
-            row(f"{text}, at as good a score", f"{quicker:.1f} times; {mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+            row(f"{text}, at as good a score", f"{quicker:.1f} times; {signed(mean, low, high)}",
                 quicker >= 10 and as_good(mean, low, high))  # fmt: skip
     if STUDENT in records[0]["ways"]:
         mean, low, high = gain(records, IMPROVED, STUDENT, task)
         quicker = value(records, IMPROVED, "ms") / value(records, STUDENT, "ms")
         row("the student is quicker than its teacher, at as good a score",
-            f"{quicker:.2f} times; {mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+            f"{quicker:.2f} times; {signed(mean, low, high)}",
             quicker > 1 and as_good(mean, low, high))  # fmt: skip
     levels = sorted((int(title.split(": ")[1]), title) for title in records[0]["ways"]
                     if title.startswith("level: ") and title.endswith("noised to it"))  # fmt: skip
@@ -173,7 +172,8 @@ def ablations(records: list[dict], task: str) -> str:
             _, setting, way = title.split(": ")
             row = [f"{setting}, {way}", spread(scores(records, title, task))]
             if paired:
-                row.append("" if way == WRITTEN else gained(records, f"{group}: {setting}: {WRITTEN}", title, task))
+                written = f"{group}: {setting}: {WRITTEN}"
+                row.append("" if way == WRITTEN else signed(*gain(records, written, title, task)))
             row += [shown(100 * value(records, title, "walls"), 0), shown(value(records, title, "residual"), 3)]
             lines.append(row)
         gains = ["less that of plans as written"] if paired else []
@@ -200,7 +200,7 @@ def plot(found: dict[str, tuple[str, list[dict]]], path: Path) -> Path:
             axis.errorbar(cost, mean, yerr=error, fmt="o", markersize=4, color=colour, capsize=2, label=family)
         axis.set(title=title, xscale="log", xlabel="ms per decision")
     axes[0, 0].set_ylabel("score")
-    handles = {
+    handles = {  # a family's, once
         label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4 * len(found), fontsize=7)
